@@ -1,0 +1,237 @@
+"""What a run found: plain frozen records, complete at birth, that know no library and no colour.
+
+Every record is turned into JSON by `encode` and read back by `decode`; that JSON is the one truth from
+which each report is rendered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ftdoctor.cells import Cell
+from ftdoctor.errors import FtdoctorError
+
+SCHEMA = "ftdoctor/1"
+
+
+class Outcome(str, enum.Enum):
+    """What became of a probe in a cell."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    WARNED = "warned"
+    SKIPPED = "skipped"
+    CRASHED = "crashed"
+
+    @property
+    def is_red(self) -> bool:
+        """Whether this outcome is a finding."""
+        return self in (Outcome.FAILED, Outcome.CRASHED)
+
+    @property
+    def is_examined(self) -> bool:
+        """Whether the promise was put to the test."""
+        return self is not Outcome.SKIPPED
+
+
+class Level(str, enum.Enum):
+    """What a check that does not hold means."""
+
+    FAIL = "fail"
+    WARN = "warn"
+    NOTE = "note"
+    """Evidence only: recorded, never judged."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A line of code and the distribution that owns it."""
+
+    distribution: str
+    """Name of the distribution, `python` for the standard library, empty where nobody owns the file."""
+    version: str
+    file: str
+    line: int
+    function: str = ""
+
+
+@dataclass(frozen=True)
+class CheckRecord:
+    """One measured comparison."""
+
+    name: str
+    ok: bool
+    measured: str
+    expected: str = ""
+    tolerance: str = ""
+    why: str = ""
+    """Where the expectation or the tolerance comes from."""
+    level: Level = Level.FAIL
+    owner: Frame | None = None
+    """The code whose promise was measured, where the probe can name it."""
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An exception that ended a probe."""
+
+    type: str
+    message: str
+    traceback: str
+    frames: tuple[Frame, ...] = ()
+    """Outermost first; the last one raised."""
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What became of one probe in one cell."""
+
+    probe: str
+    cell: Cell
+    outcome: Outcome
+    reason: str = ""
+    """Why a cell was skipped or how it crashed."""
+    checks: tuple[CheckRecord, ...] = ()
+    raised: Raised | None = None
+    warnings: tuple[str, ...] = ()
+    output: str = ""
+    """The end of what the cell printed, where it did not pass."""
+    seconds: float = 0.0
+
+    @property
+    def failed_checks(self) -> tuple[CheckRecord, ...]:
+        """The checks of level `fail` that do not hold."""
+        return tuple(c for c in self.checks if not c.ok and c.level is Level.FAIL)
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """Whose line it is."""
+
+    distribution: str
+    version: str
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}, {self.file}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one or more red cells with the same cause mean to the user."""
+
+    probe: str
+    summary: str
+    cells: tuple[Cell, ...]
+    culprit: Culprit | None = None
+    depends_on: typing.Mapping[str, str] = field(default_factory=dict)
+    """Axis to the value (or values, joined by `|`) on which the failure depends."""
+    dependence: str = ""
+    """The same in words, with what it does not depend on."""
+    cure: str = ""
+    again: str = ""
+    """The command that shows it again."""
+    advisories: tuple[str, ...] = ()
+    accepted: str = ""
+    """The reason for which this finding is accepted, empty where it is not."""
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """How the cells were kept apart from each other."""
+
+    mode: str
+    """`fork server` or `fresh interpreters`."""
+    reason: str
+    memory_limit_enforced: bool = True
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What did not run, and why."""
+
+    probe: str
+    cell: Cell
+    reason: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A whole run: the one truth behind every report."""
+
+    schema: str
+    ftdoctor: str
+    outcome: str
+    """`healthy`, `findings` or `unexamined`."""
+    interrupted: bool
+    started: str
+    """UTC, ISO 8601."""
+    seconds: float
+    profile: str
+    model: str
+    """The user's model, or empty for the tiny ones."""
+    machine: typing.Mapping[str, Any]
+    stack: typing.Mapping[str, str]
+    isolation: Isolation
+    planned: int
+    results: tuple[CellResult, ...]
+    findings: tuple[Finding, ...]
+    skipped: tuple[Skipped, ...]
+    areas: typing.Mapping[str, str] = field(default_factory=dict)
+    """Probe to the area it belongs to."""
+    notes: tuple[str, ...] = ()
+
+
+Record = TypeVar("Record")
+
+
+def encode(value: Any) -> Any:
+    """Turn a record into what `json.dumps` takes; a cell becomes a mapping of axis to value."""
+    if isinstance(value, Cell):
+        return value.asdict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, typing.Mapping):
+        return {str(k): encode(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encode(v) for v in value]
+    return value
+
+
+def decode(kind: type[Record], data: Any) -> Record:
+    """Read a record back from parsed JSON.
+
+    Raises:
+        FtdoctorError: the data does not have the form of `kind`.
+    """
+    try:
+        return typing.cast(Record, _decode(kind, data))
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise FtdoctorError(f"This is not a {kind.__name__} of {SCHEMA}: {error}.") from error
+
+
+def _decode(kind: Any, data: Any) -> Any:
+    if kind is Cell:
+        return Cell.of({str(k): str(v) for k, v in data.items()})
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        known = {f.name for f in dataclasses.fields(kind)}
+        return kind(**{k: _decode(hints[k], v) for k, v in data.items() if k in known})
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return kind(data)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return tuple(_decode(arguments[0], v) for v in data)
+    if origin in (types.UnionType, typing.Union):
+        return None if data is None else _decode(arguments[0], data)
+    if kind in (str, int, float, bool) and not isinstance(data, (int, float) if kind is float else kind):
+        raise TypeError(f"{data!r} is not a {kind.__name__}")
+    return data
