@@ -50,7 +50,14 @@ class Check:
         return self._record(name, bool(condition), measured, expected, "", why, level, owner)
 
     def equal(
-        self, name: str, measured: Any, expected: Any, *, why: str = "", level: Level = Level.FAIL, owner: Any = None
+        self,
+        name: str,
+        measured: Any,
+        expected: Any,
+        *,
+        why: str = "",
+        level: Level = Level.FAIL,
+        owner: Any = None,
     ) -> bool:
         """Record that two plain values are equal."""
         return self._record(name, bool(measured == expected), measured, expected, "", why, level, owner)
@@ -75,9 +82,7 @@ class Check:
         a, b = _numbers(measured), _numbers(expected)
         tolerance = f"atol={atol:g} rtol={rtol:g}"
         if len(a) != len(b):
-            return self._record(
-                name, False, f"{len(a)} values", f"{len(b)} values", tolerance, why, level, owner
-            )
+            return self._record(name, False, f"{len(a)} values", f"{len(b)} values", tolerance, why, level, owner)
         worst, where, ok = 0.0, 0, True
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             excess = abs(x - y) - (atol + rtol * abs(y))
@@ -122,9 +127,7 @@ class Check:
         ok = math.isfinite(measured) and measured >= bound
         return self._record(name, ok, float(measured), f"at least {bound:.6g}", "", why, level, owner)
 
-    def finite(
-        self, name: str, value: Any, *, why: str = "", level: Level = Level.FAIL, owner: Any = None
-    ) -> bool:
+    def finite(self, name: str, value: Any, *, why: str = "", level: Level = Level.FAIL, owner: Any = None) -> bool:
         """Record that every number in a value (number, nested list, tensor) is finite."""
         numbers = _numbers(value)
         bad = sum(not math.isfinite(x) for x in numbers)

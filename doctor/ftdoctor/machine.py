@@ -10,7 +10,10 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 GIB = 1024**3
 
@@ -45,12 +48,33 @@ def stack(order: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def headline(facts: dict[str, Any]) -> str:
+def headline(facts: Mapping[str, Any]) -> str:
     """Return the machine in a few words: `Linux x86_64 · 2 cores · no GPU ...`."""
     seen = facts["gpus"]
     gpu = f"{len(seen)} x {seen[0]['name']}" if seen else "no GPU: nothing here certifies a GPU"
     cores_text = "1 core" if facts["cores"] == 1 else f"{facts['cores']} cores"
     return f"{facts['os'].split()[0]} {facts['machine']} · {cores_text} · {gpu}"
+
+
+def describe(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the machine as labels and texts for a person."""
+    memory_facts, limit, box = facts["memory"], facts["memory_limit"], facts["container"]
+    flags = " ".join(facts["cpu_flags"])
+    rows = [
+        ("python", f"{facts['implementation']} {facts['python']}, {facts['executable']}"),
+        ("system", f"{facts['os']} {facts['machine']}" + (f" in {box}" if box else "")),
+        ("processor", f"{facts['processor']}, {facts['cores']} usable cores" + (f", {flags}" if flags else "")),
+        ("memory", f"{memory_facts['total'] / GIB:.1f} GiB, {memory_facts['available'] / GIB:.1f} GiB available"),
+        ("limit", f"{limit / GIB:.1f} GiB for this container" if limit else "no container limit on memory"),
+        ("disk", f"{facts['disk_free'] / GIB:.1f} GiB free for temporary files"),
+    ]
+    for i, gpu in enumerate(facts["gpus"]):
+        text = (
+            f"{gpu['name']}, {gpu['memory'] / GIB:.0f} GiB, capability {gpu['capability']}, "
+            f"driver {gpu['driver']} (CUDA up to {gpu['cuda_driver']})"
+        )
+        rows.append((f"gpu {i}", text))
+    return rows if facts["gpus"] else [*rows, ("gpu", f"none: {facts['gpu_note']}")]
 
 
 def processor() -> str:

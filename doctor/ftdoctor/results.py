@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -130,7 +131,7 @@ class Finding:
     summary: str
     cells: tuple[Cell, ...]
     culprit: Culprit | None = None
-    depends_on: typing.Mapping[str, str] = field(default_factory=dict)
+    depends_on: Mapping[str, str] = field(default_factory=dict)
     """Axis to the value (or values, joined by `|`) on which the failure depends."""
     dependence: str = ""
     """The same in words, with what it does not depend on."""
@@ -176,14 +177,14 @@ class Run:
     profile: str
     model: str
     """The user's model, or empty for the tiny ones."""
-    machine: typing.Mapping[str, Any]
-    stack: typing.Mapping[str, str]
+    machine: Mapping[str, Any]
+    stack: Mapping[str, str]
     isolation: Isolation
     planned: int
     results: tuple[CellResult, ...]
     findings: tuple[Finding, ...]
     skipped: tuple[Skipped, ...]
-    areas: typing.Mapping[str, str] = field(default_factory=dict)
+    areas: Mapping[str, str] = field(default_factory=dict)
     """Probe to the area it belongs to."""
     notes: tuple[str, ...] = ()
 
@@ -199,7 +200,7 @@ def encode(value: Any) -> Any:
         return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
         return value.value
-    if isinstance(value, typing.Mapping):
+    if isinstance(value, Mapping):
         return {str(k): encode(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [encode(v) for v in value]
@@ -213,7 +214,7 @@ def decode(kind: type[Record], data: Any) -> Record:
         FtdoctorError: the data does not have the form of `kind`.
     """
     try:
-        return typing.cast(Record, _decode(kind, data))
+        return typing.cast("Record", _decode(kind, data))
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise FtdoctorError(f"This is not a {kind.__name__} of {SCHEMA}: {error}.") from error
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 THRESHOLDS: Mapping[str, float] = {"free_disk_gib": 5.0, "free_memory_gib": 2.0}
 """Below these the environment probes warn; `[tool.ftdoctor.thresholds]` replaces them."""
@@ -24,4 +21,6 @@ class Settings:
     expect: Mapping[str, str] = field(default_factory=dict)
     """Distribution to the version specifier that the user expects."""
     thresholds: Mapping[str, float] = field(default_factory=lambda: dict(THRESHOLDS))
+    cwd: str = ""
+    """The folder in which the user started the run; cells work in folders of their own."""
     seed: int = 0

@@ -119,7 +119,9 @@ def families() -> Mapping[str, Family]:
     found = {}
     for name, entry in data.items():
         _refuse_unknown(
-            f"families.toml [{name}]", entry, ("config_class", "model_class", "template", "composite", "config")
+            f"families.toml [{name}]",
+            entry,
+            ("config_class", "model_class", "template", "composite", "config"),
         )
         found[name] = Family(
             name=name,
@@ -137,9 +139,7 @@ def profiles() -> Mapping[str, Profile]:
     """Return the profiles by name."""
     found = {}
     for name, entry in read("profiles.toml").items():
-        _refuse_unknown(
-            f"profiles.toml [{name}]", entry, ("summary", "strength", "vary", "devices", "areas", "cells")
-        )
+        _refuse_unknown(f"profiles.toml [{name}]", entry, ("summary", "strength", "vary", "devices", "areas", "cells"))
         for axis in entry.get("vary", ()):
             _refuse_unknown(f"profiles.toml [{name}] vary", {axis: 0}, axes())
         for cell in entry.get("cells", ()):

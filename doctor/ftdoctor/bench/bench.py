@@ -135,7 +135,9 @@ class Bench:
             load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=self.dtype
         )
 
-    def load(self, folder: Path | None = None, *, quantization: str = "", dtype: Any = None, **more: Any) -> Any:
+    def load(
+        self, folder: Path | None = None, *, quantization: str = "", dtype: Any = None, **more: Any
+    ) -> Any:
         """Load a causal language model from disk as the cell says: dtype, quantization, attention, device.
 
         Args:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.errors import ModelError
 from ftdoctor_matrix import Family, families
 
 if TYPE_CHECKING:
-    from ftdoctor.bench.tokenizers import Style
+    from pathlib import Path
 
 
 def config(family: Family, tokens: int, tokenizer: Any) -> Any:
@@ -35,12 +34,8 @@ def build(family: Family, built_config: Any, seed: int) -> Any:
     return getattr(transformers, family.model_class)(built_config).float().eval()
 
 
-def user_family(folder: Path, style: Style | None = None) -> Family:
-    """Read the family of the user's model out of its config.json.
-
-    Raises:
-        ModelError: the folder cannot be examined: no config.json, no safetensors, remote code not trusted.
-    """
+def user_family(folder: Path) -> Family:
+    """Read the family of the user's model out of its config.json; unknown ones keep their architecture's name."""
     data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     architecture = (data.get("architectures") or [""])[0]
     for family in families().values():

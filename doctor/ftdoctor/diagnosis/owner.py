@@ -34,9 +34,7 @@ def frame_of(thing: Any) -> Frame | None:
 
 def frames_of(trace: TracebackType | None) -> tuple[Frame, ...]:
     """Return the frames of a traceback, outermost first, without those of ftdoctor itself."""
-    frames = [
-        _frame(f.f_code.co_filename, line, f.f_code.co_name) for f, line in traceback.walk_tb(trace)
-    ]
+    frames = [_frame(f.f_code.co_filename, line, f.f_code.co_name) for f, line in traceback.walk_tb(trace)]
     return tuple(f for f in frames if f.distribution != "ftdoctor")
 
 

@@ -1,0 +1,43 @@
+"""Eyes on a training run: what a trainer's step holds at the moment before the optimizer uses it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def gradient_recorder() -> Any:
+    """Return a trainer callback whose `steps` is a list of name to gradient, one entry a optimizer step."""
+    from transformers import TrainerCallback
+
+    class GradientRecorder(TrainerCallback):  # type: ignore[misc]
+        """Keeps a copy of all gradients just before each optimizer step."""
+
+        def __init__(self) -> None:
+            self.steps: list[dict[str, Any]] = []
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Copy the gradients."""
+            model = kwargs["model"]
+            self.steps.append(
+                {
+                    name: parameter.grad.detach().clone()
+                    for name, parameter in model.named_parameters()
+                    if parameter.grad is not None
+                }
+            )
+
+    return GradientRecorder()
+
+
+def copy_of(model: Any, trainable_only: bool = False) -> dict[str, Any]:
+    """Return name to a copy of each parameter."""
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad or not trainable_only
+    }
+
+
+def logged(trainer: Any, key: str) -> dict[int, float]:
+    """Return step to the value that the trainer has logged under this key, in the order of the log."""
+    return {entry["step"]: float(entry[key]) for entry in trainer.state.log_history if key in entry}

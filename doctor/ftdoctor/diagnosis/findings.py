@@ -1,0 +1,120 @@
+"""From red cells to findings: cells with one cause are one finding, with its culprit, dependence and cure."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from ftdoctor.diagnosis.dependence import dependence
+from ftdoctor.diagnosis.owner import culprit_of
+from ftdoctor.results import CellResult, Culprit, Finding, Outcome
+
+if TYPE_CHECKING:
+    import datetime
+    from collections.abc import Mapping, Sequence
+
+    from ftdoctor.cells import Cell
+    from ftdoctor.config import Accepted
+    from ftdoctor.probe import Probe
+
+
+def findings(
+    results: Sequence[CellResult],
+    probes: Mapping[str, Probe],
+    accepted: Sequence[Accepted],
+    today: datetime.date,
+    model: str = "",
+) -> tuple[Finding, ...]:
+    """Merge red results into findings, in the order of the results; accepted ones come last."""
+    groups: dict[tuple[str, tuple[str, ...], str], list[CellResult]] = {}
+    for result in results:
+        if result.outcome.is_red:
+            reason = acceptance(result, accepted, today)
+            groups.setdefault((result.probe, cause(result), reason), []).append(result)
+    found = [_finding(name, group, results, probes[name], reason, model) for (name, _, reason), group in groups.items()]
+    return tuple(sorted(found, key=lambda f: bool(f.accepted)))
+
+
+def failures(result: CellResult) -> tuple[str, ...]:
+    """Return the names of what failed in a cell: checks, `raises X`, or `crashes`."""
+    named = [check.name for check in result.failed_checks]
+    if result.raised is not None:
+        named.append(f"raises {result.raised.type}")
+    if result.outcome is Outcome.CRASHED:
+        named.append("crashes")
+    return tuple(named)
+
+
+def cause(result: CellResult) -> tuple[str, ...]:
+    """Return what two results share when they have one cause: the raising line, or the checks that failed."""
+    if result.raised is not None:
+        return (result.raised.type, str(culprit_of(result.raised.frames)))
+    if result.outcome is Outcome.CRASHED:
+        return ("crashes", result.reason)
+    return failures(result)
+
+
+def acceptance(result: CellResult, accepted: Sequence[Accepted], today: datetime.date) -> str:
+    """Return the reason for which a red result is accepted, or an empty string."""
+    for entry in accepted:
+        if entry.covers(result.probe, result.cell, failures(result), today):
+            return entry.reason
+    return ""
+
+
+def culprit(result: CellResult) -> Culprit | None:
+    """Name whose line it is: the raising frame's owner, or the code that a failed check holds to its promise."""
+    if result.raised is not None:
+        return culprit_of(result.raised.frames)
+    for check in result.failed_checks:
+        if check.owner is not None and check.owner.distribution:
+            owner = check.owner
+            return Culprit(owner.distribution, owner.version, owner.file, owner.line)
+    return None
+
+
+def summary(result: CellResult) -> str:
+    """Say in a line what failed."""
+    if result.raised is not None:
+        return f"{result.raised.type}: {result.raised.message}"
+    if result.outcome is Outcome.CRASHED:
+        return result.reason
+    if not result.failed_checks:
+        return result.reason
+    first = result.failed_checks[0]
+    return f"{first.name}: measured {first.measured}, expected {first.expected}"
+
+
+def _finding(
+    name: str,
+    group: Sequence[CellResult],
+    results: Sequence[CellResult],
+    probe: Probe,
+    accepted: str,
+    model: str,
+) -> Finding:
+    cells = tuple(r.cell for r in group)
+    passing = [r.cell for r in results if r.probe == name and r.outcome in (Outcome.PASSED, Outcome.WARNED)]
+    depends = dependence(cells, passing)
+    return Finding(
+        probe=name,
+        summary=summary(group[0]),
+        cells=cells,
+        culprit=culprit(group[0]),
+        depends_on=depends.on,
+        dependence=depends.words,
+        cure=probe.section("Cure"),
+        again=_again(name, cells[0], depends.on, model),
+        accepted=accepted,
+    )
+
+
+def _again(probe: str, cell: Cell, on: Mapping[str, str], model: str) -> str:
+    """Return the command that shows a finding again: its first cell, narrowed to what it depends on if known."""
+    shown = {axis: cell[axis] for axis in on} if on else cell.asdict()
+    words = ["ftdoctor", "check", "--profile", "quick", "--probe", probe]
+    for axis, value in shown.items():
+        words += ["--cell", f"{axis}={value}"]
+    if model:
+        words += ["--model", model]
+    return shlex.join(words)

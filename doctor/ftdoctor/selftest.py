@@ -1,0 +1,109 @@
+"""The doctor's own examination: each fault of each probe is put into the stack, and must be caught."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ftdoctor.cells import Cell
+from ftdoctor.diagnosis.findings import failures, summary
+from ftdoctor.examine import Prepared, Request, cache_folder, make_pool, make_tasks, prepare, settings_of
+from ftdoctor.results import CellResult, Outcome
+from ftdoctor.runner.plan import Here, Planned, why_not
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ftdoctor.cells import Axis
+    from ftdoctor.probe import Fault, Probe
+
+CONTROL = "without a fault"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A probe in a cell with one fault in the stack, or without one."""
+
+    probe: str
+    fault: str
+    """Name of the fault, or `without a fault`."""
+    cell: Cell
+    verdict: str
+    """`caught`, `missed`, `clean`, `red without a fault` or `skipped`."""
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the probe did what it must."""
+        return self.verdict in ("caught", "clean", "skipped")
+
+
+def trials(request: Request, listen: Callable[[Trial], None] = lambda _: None) -> list[Trial]:
+    """Run every fault of the probes, and each cell that a fault uses without it; return them in stable order."""
+    import ftdoctor_matrix as matrix
+
+    prepared = prepare(request)
+    here = Here.of(prepared.machine, prepared.stack)
+    skipped, todo = [], []
+    for probe, fault, cell in _planned(request.probes, matrix.axes(), here):
+        reason = why_not(probe, cell, matrix.axes(), here)
+        if reason:
+            skipped.append(Trial(probe.name, fault.name if fault else CONTROL, cell, "skipped", reason))
+        else:
+            todo.append((probe, fault, cell))
+    for trial in skipped:
+        listen(trial)
+    ran = []
+    for trial in _run(prepared, todo):
+        listen(trial)
+        ran.append(trial)
+    order = {name: i for i, name in enumerate(request.probes)}
+    return sorted([*skipped, *ran], key=lambda t: (order[t.probe], t.fault == CONTROL, t.fault, t.cell))
+
+
+def judge(fault: Fault | None, result: CellResult) -> tuple[str, str]:
+    """Return the verdict on a trial and its detail."""
+    bad = {c.name for c in result.checks if not c.ok} | set(failures(result))
+    if result.outcome is Outcome.SKIPPED:
+        return "skipped", result.reason
+    if fault is None:
+        return ("red without a fault", summary(result)) if result.outcome.is_red else ("clean", "")
+    missed = [name for name in fault.catches if name not in bad]
+    return ("missed", f"not caught by {', '.join(missed)}") if missed else ("caught", ", ".join(fault.catches))
+
+
+def _planned(
+    probes: Mapping[str, Probe], axes: Mapping[str, Axis], here: Here
+) -> Iterator[tuple[Probe, Fault | None, Cell]]:
+    """Yield every fault in its cell, then each of these cells once without a fault."""
+    for probe in probes.values():
+        cells: dict[Cell, None] = {}
+        for fault in probe.faults:
+            cell = _cell(probe, fault.cell, axes, here)
+            cells[cell] = None
+            yield probe, fault, cell
+        for cell in cells:
+            yield probe, None, cell
+
+
+def _cell(probe: Probe, values: Mapping[str, str], axes: Mapping[str, Axis], here: Here) -> Cell:
+    """Return the cell of a fault: the values it names, else the first that makes sense for the probe."""
+    first = {axis: probe.only.get(axis, axes[axis].values)[0] for axis in probe.axes}
+    if "device" in first and "device" not in values:
+        first["device"] = "cpu" if "cpu" in probe.only.get("device", ("cpu",)) else here.best
+    return Cell.of({**first, **values})
+
+
+def _run(prepared: Prepared, todo: list[tuple[Probe, Fault | None, Cell]]) -> Iterator[Trial]:
+    from dataclasses import replace
+
+    with cache_folder() as cache:
+        settings = settings_of(prepared.request, cache)
+        planned = replace(prepared, planned=[Planned(p.name, c) for p, _, c in todo])
+        tasks = [
+            replace(task, fault=fault.name if fault else "")
+            for task, (_, fault, _) in zip(make_tasks(planned, settings, {}), todo, strict=True)
+        ]
+        for task, result in make_pool(prepared, cache).run(tasks):
+            probe, fault, cell = todo[task.id]
+            yield Trial(probe.name, fault.name if fault else CONTROL, cell, *judge(fault, result))

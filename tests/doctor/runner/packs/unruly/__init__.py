@@ -1,0 +1,1 @@
+"""Probes that misbehave, each in its own way."""

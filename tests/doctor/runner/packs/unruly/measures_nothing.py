@@ -1,0 +1,8 @@
+"""Checks nothing."""
+
+from ftdoctor.probe import probe
+
+
+@probe(area="environment")
+def measures_nothing(bench, check):
+    return
