@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,32 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "stack" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="the fine-tuning stack is not installed"))
+
+
+LIGHT = """
+import sys
+import ftdoctor_matrix as matrix
+known = matrix.libraries()
+matrix.libraries = lambda: matrix.Libraries(known.order, (), ())
+from ftdoctor.cli import main
+sys.argv[0] = "ftdoctor"
+main()
+"""
+"""The command line without importing the stack ahead: for what has nothing to do with the stack."""
+
+
+@pytest.fixture
+def ftdoctor(tmp_path):
+    """Run the command line in a process of its own, in an empty folder; `light=True` imports no stack ahead."""
+
+    def call(*arguments, light=False, cwd=None, start=False, **more):
+        program = ["-c", LIGHT] if light else ["-m", "ftdoctor"]
+        folder = cwd or tmp_path
+        command = [sys.executable, *program, *arguments]
+        if start:
+            return subprocess.Popen(
+                command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
+            )
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300, **more)
+
+    return call

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ftdoctor.cells import Cell
 from ftdoctor.diagnosis.findings import failures, summary
 from ftdoctor.examine import Prepared, Request, cache_folder, make_pool, make_tasks, prepare, settings_of
-from ftdoctor.results import CellResult, Outcome
+from ftdoctor.results import CellResult, Level, Outcome
 from ftdoctor.runner.plan import Here, Planned, why_not
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Trial:
     verdict: str
     """`caught`, `missed`, `clean`, `red without a fault` or `skipped`."""
     detail: str = ""
+    checks: tuple[str, ...] = ()
+    """Names of the checks that were judged, notes left out."""
 
     @property
     def ok(self) -> bool:
@@ -95,8 +97,6 @@ def _cell(probe: Probe, values: Mapping[str, str], axes: Mapping[str, Axis], her
 
 
 def _run(prepared: Prepared, todo: list[tuple[Probe, Fault | None, Cell]]) -> Iterator[Trial]:
-    from dataclasses import replace
-
     with cache_folder() as cache:
         settings = settings_of(prepared.request, cache)
         planned = replace(prepared, planned=[Planned(p.name, c) for p, _, c in todo])
@@ -106,4 +106,5 @@ def _run(prepared: Prepared, todo: list[tuple[Probe, Fault | None, Cell]]) -> It
         ]
         for task, result in make_pool(prepared, cache).run(tasks):
             probe, fault, cell = todo[task.id]
-            yield Trial(probe.name, fault.name if fault else CONTROL, cell, *judge(fault, result))
+            judged = tuple(c.name for c in result.checks if c.level is not Level.NOTE)
+            yield Trial(probe.name, fault.name if fault else CONTROL, cell, *judge(fault, result), judged)

@@ -59,12 +59,20 @@ def format_error(weight: Any, kind: str) -> Any:
 
 
 def rounding_error(weight: Any, kind: str, dtype: Any) -> Any:
-    """Return what rounding may add to `format_error`: of absmax and of the result, each to `dtype` or float32."""
+    """Return what rounding may add to `format_error`, in float64, of the weight's shape.
+
+    Absmax, scaled weight, product and result are rounded to `dtype`. And no 4-bit format says how exactly two levels
+    are to be compared: in float16, the narrowest dtype that weights come in, a weight that lies two roundings beside
+    the middle may go to the other level.
+    """
+    import torch
+
     exact = weight.detach().double()
     if kind == "int8":
         return 4 * unit_roundoff(dtype) * _scale(exact, 1)
     blocks, absmax = _blocks(exact)
-    return 4 * unit_roundoff(dtype) * absmax.expand_as(blocks).flatten()[: exact.numel()].view_as(exact)
+    share = 4 * unit_roundoff(dtype) + 2 * unit_roundoff(torch.float16)
+    return share * absmax.expand_as(blocks).flatten()[: exact.numel()].view_as(exact)
 
 
 def dequantized(module: Any) -> Any:
@@ -104,10 +112,10 @@ def product_error(inputs: Any, weight: Any, dtype: Any) -> Any:
 def model_error(layers: int, dtype: Any) -> float:
     """Return the relative error (of the norm of all logits) between two orders of the same computation in `dtype`.
 
-    Roundings are independent of each other, so they add up like a random walk: the square root of their number,
-    each a unit roundoff at most; times four, for chance and for the two computations that are compared.
+    Roundings are independent of each other, so they add up like a random walk: the square root of their number, each
+    a unit roundoff at most, in each of the two computations that are compared.
     """
-    return 4 * unit_roundoff(dtype) * math.sqrt(ROUNDINGS * (layers + 1))
+    return 2 * unit_roundoff(dtype) * math.sqrt(ROUNDINGS * (layers + 1))
 
 
 def relative_error(measured: Any, expected: Any) -> float:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftdoctor.bench.precision import ROUNDINGS, unit_roundoff
+
+if TYPE_CHECKING:
+    from ftdoctor.bench import Bench
 
 CONFIDENCE = 6.0
 """Standard deviations: at six, none of 10**8 logits is outside by chance."""
@@ -18,11 +21,14 @@ WHY = (
 )
 
 
-def coarsest(model: Any, *dtypes: Any, int8: bool = False) -> float:
-    """Return the largest unit roundoff among a model's floating weights and the given dtypes (None is no dtype)."""
-    found = {p.dtype for p in model.parameters() if p.dtype.is_floating_point} | {d for d in dtypes if d}
-    largest = max(unit_roundoff(dtype) for dtype in found)
-    return max(largest, INT8_ROUNDOFF) if int8 else largest
+def coarsest(bench: Bench, model: Any) -> float:
+    """Return the largest unit roundoff on the way through a model: of its weights, and of the cell's precision."""
+    import torch
+
+    mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(bench.cell["mixed_precision"])
+    found = {p.dtype for p in model.parameters() if p.dtype.is_floating_point} | {bench.dtype}
+    largest = max(unit_roundoff(dtype) for dtype in (*found, mixed) if dtype)
+    return max(largest, INT8_ROUNDOFF) if bench.cell["quantization"] == "int8" else largest
 
 
 def relative(model: Any, unit: float) -> tuple[float, str]:

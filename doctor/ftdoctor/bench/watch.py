@@ -6,7 +6,7 @@ from typing import Any
 
 
 def gradient_recorder() -> Any:
-    """Return a trainer callback whose `steps` is a list of name to gradient, one entry a optimizer step."""
+    """Return a trainer callback whose `steps` is a list of name to gradient, one entry an optimizer step."""
     from transformers import TrainerCallback
 
     class GradientRecorder(TrainerCallback):  # type: ignore[misc]
@@ -41,3 +41,16 @@ def copy_of(model: Any, trainable_only: bool = False) -> dict[str, Any]:
 def logged(trainer: Any, key: str) -> dict[int, float]:
     """Return step to the value that the trainer has logged under this key, in the order of the log."""
     return {entry["step"]: float(entry[key]) for entry in trainer.state.log_history if key in entry}
+
+
+def without_dropout(model: Any) -> Any:
+    """Switch every dropout of a model off, so that two forwards of the same weights are the same; return the model."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model

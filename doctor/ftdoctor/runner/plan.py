@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from allpairspy import AllPairs
-
 from ftdoctor.cells import Axis, Cell
+from ftdoctor.runner.covering import covering
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -176,11 +173,8 @@ def _cells(values: dict[str, list[str]], fixed: dict[str, str], choice: Choice) 
         yield from made(r for r in rows if all(r[a] in v for a, v in values.items()))
     elif profile.strength == 1:
         yield from made(_one_at_a_time(values, {*profile.vary, *choice.selection}))
-    elif len(values) <= profile.strength:
-        names = list(values)
-        yield from made(dict(zip(names, row, strict=True)) for row in itertools.product(*values.values()))
     else:
-        yield from made(_covering(values, profile.strength, lambda row: possible({**row, **fixed})))
+        yield from made(covering(values, profile.strength, lambda row: possible({**row, **fixed})))
 
 
 def _one_at_a_time(values: dict[str, list[str]], varied: set[str]) -> Iterator[dict[str, str]]:
@@ -189,15 +183,3 @@ def _one_at_a_time(values: dict[str, list[str]], varied: set[str]) -> Iterator[d
     for axis in values:
         if axis in varied:
             yield from ({**base, axis: value} for value in values[axis][1:])
-
-
-def _covering(values: dict[str, list[str]], strength: int, possible: Any) -> Iterator[dict[str, str]]:
-    """Yield rows in which every possible combination of `strength` axes occurs; the default cell first."""
-    names = list(values)
-    yield {axis: options[0] for axis, options in values.items()}
-
-    def keep(row: list[str]) -> bool:
-        return bool(possible(dict(zip(names, row, strict=False))))
-
-    for row in AllPairs(OrderedDict(values), filter_func=keep, n=strength):
-        yield dict(zip(names, row, strict=True))

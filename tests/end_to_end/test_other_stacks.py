@@ -1,0 +1,115 @@
+"""On a stack of other versions: not one of them is moved, and the fault of that stack is named.
+
+Each builds a virtual environment with uv from the package index, so they are run on request:
+
+    python -m pytest -m other_stack
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.other_stack
+
+PROJECT = Path(__file__).parents[2]
+SUBJECTS = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "trl",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "safetensors",
+)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for uv, which does not read pip's own `find-links`."""
+    asked = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    ).stdout
+    lines = [line.partition("=")[2].strip().strip("'\"") for line in asked.splitlines() if "find-links" in line]
+    links = ",".join(sorted({link for line in lines for link in line.split()}))
+    return {**os.environ, "UV_FIND_LINKS": links} if links else dict(os.environ)
+
+
+def uv(*arguments: str) -> str:
+    """Run uv and return what it prints."""
+    program = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def build(folder: Path, *requirements: str) -> str:
+    """Make an environment of these requirements and return its Python."""
+    uv("venv", "--quiet", "--python", f"{sys.version_info[0]}.{sys.version_info[1]}", str(folder))
+    python = str(folder / "bin" / "python")
+    uv("pip", "install", "--quiet", "--python", python, *requirements)
+    return python
+
+
+def versions(python: str) -> dict[str, str]:
+    """Return the versions of what the user trains with."""
+    listed = json.loads(uv("pip", "list", "--format", "json", "--python", python))
+    return {entry["name"]: entry["version"] for entry in listed if entry["name"] in SUBJECTS}
+
+
+def test_the_tokenizer_fault_of_transformers_4_57_2_is_found(tmp_path):
+    """Named with release, file and line, and with the vocabulary on which it depends; nothing was moved."""
+    python = build(
+        tmp_path / "venv",
+        "torch==2.13.0",
+        "transformers==4.57.2",
+        "peft==0.18.0",
+        "bitsandbytes==0.49.0",
+        "trl==0.25.1",
+    )
+    before = versions(python)
+    uv("pip", "install", "--quiet", "--python", python, str(PROJECT))
+    after = versions(python)
+    done = subprocess.run(
+        [python, "-m", "ftdoctor", "check", "--probe", "tokenizer-reload", "--json"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    report = json.loads(done.stdout)
+    (finding,) = report["findings"]
+
+    assert after == before
+    assert done.returncode == 1
+    assert finding["summary"] == "AttributeError: 'dict' object has no attribute 'model_type'"
+    assert finding["culprit"] == {
+        "distribution": "transformers",
+        "version": "4.57.2",
+        "file": "transformers/tokenization_utils_base.py",
+        "line": 2419,
+    }
+    assert finding["depends_on"] == {"vocabulary": "128k"}
+    assert "not on family" in finding["dependence"]
+    assert {r["outcome"] for r in report["results"] if r["cell"]["vocabulary"] == "512"} == {"passed"}
+
+
+def test_without_a_stack_the_base_install_answers(tmp_path):
+    """An empty environment: env, list and explain work, and check says that nothing could be examined."""
+    python = build(tmp_path / "venv", str(PROJECT))
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [python, "-m", "ftdoctor", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    done = run("check", "--probe", "loading")
+
+    assert done.returncode == 3
+    assert "no library of the fine-tuning stack is installed" in done.stdout
+    assert "transformers is not installed" in done.stdout
+    assert [run(*words).returncode for words in (("env",), ("list",), ("explain", "tokenizer-reload"))] == [0, 0, 0]

@@ -1,0 +1,183 @@
+"""Every form says the same, and nothing that came from outside becomes part of the page."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from ftdoctor import machine
+from ftdoctor.cells import Cell
+from ftdoctor.errors import FtdoctorError
+from ftdoctor.results import (
+    CellResult,
+    CheckRecord,
+    Culprit,
+    Finding,
+    Isolation,
+    Level,
+    Outcome,
+    Raised,
+    Run,
+    Skipped,
+)  # fmt: skip
+from ftdoctor_reports import html, json, tally, terminal
+
+EVIL = "<script>alert(1)</script>\x1b[31m\x00 & \"quoted\" 'text'"
+CELLS = [Cell.of({"family": "llama", "vocabulary": v}) for v in ("512", "128k")]
+
+
+def run(**changes) -> Run:
+    results = (
+        CellResult("tokenizer-reload", CELLS[0], Outcome.PASSED, checks=(CheckRecord("ids", True, "1", "1"),), seconds=0.1),
+        CellResult(
+            "tokenizer-reload", CELLS[1], Outcome.FAILED, raised=Raised("AttributeError", EVIL, f"Traceback {EVIL}"),
+            output=EVIL, checks=(CheckRecord("ids", False, EVIL, "1"),), seconds=0.2,
+        ),
+        CellResult("resources", Cell(), Outcome.WARNED, checks=(CheckRecord("disk", False, "1 GiB", "5 GiB", level=Level.WARN),)),
+        CellResult("training-run", Cell.of({"device": "cuda"}), Outcome.SKIPPED, reason="no GPU"),
+        CellResult("training-run", Cell.of({"device": "cpu"}), Outcome.CRASHED, reason="was killed by SIGSEGV", output=EVIL),
+    )  # fmt: skip
+    findings = (
+        Finding("tokenizer-reload", EVIL, (CELLS[1],), Culprit("transformers", "4.57.2", "a.py", 7), {"vocabulary": "128k"},
+                "vocabulary=128k (passes at 512)", "install another", "ftdoctor check"),
+        Finding("training-run", "was killed by SIGSEGV", (Cell.of({"device": "cpu"}),), accepted="known"),
+    )  # fmt: skip
+    values = dict(
+        schema="ftdoctor/1", ftdoctor="0.1.0", outcome="findings", interrupted=False, started="2026-01-01T00:00:00+00:00",
+        seconds=31.0, profile="default", model="", machine=machine.examine(), stack={"torch": "2.13.0"},
+        isolation=Isolation("fork server", "because"), planned=5, results=results, findings=findings,
+        skipped=(Skipped("training-run", Cell.of({"device": "cuda"}), "no GPU"),),
+        areas={"tokenizer-reload": "loading", "resources": "environment", "training-run": "training"}, notes=("a note",),
+    )  # fmt: skip
+    return Run(**{**values, **changes})
+
+
+def shown(made: Run, width=80, **more) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, highlight=False, color_system=None)
+    console.print(terminal.head(made.machine, made.stack, made.model))
+    console.print(terminal.body(made, **more))
+    return out.getvalue()
+
+
+def test_json_is_read_back_as_it_was(tmp_path):
+    """The one truth."""
+    made = run()
+    path = tmp_path / "report.json"
+    path.write_text(json.render(made))
+
+    assert json.load(path) == made
+
+
+def test_what_is_not_a_report_is_refused(tmp_path):
+    """By name."""
+    path = tmp_path / "x.json"
+    path.write_text("[1]")
+    with pytest.raises(FtdoctorError):
+        json.load(path)
+    path.write_text("{")
+    with pytest.raises(FtdoctorError, match=r"x\.json is not a report"):
+        json.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "1 finding, 1 accepted; 4 of 5 planned cells examined in 31 s"),
+        ({"findings": (), "outcome": "healthy"}, "healthy; 4 of 5 planned cells examined in 31 s"),
+        ({"results": (), "findings": (), "outcome": "unexamined"}, "nothing could be examined; 0 of 5 planned cells examined in 31 s"),
+        ({"interrupted": True, "seconds": 125.0}, "interrupted: 1 finding, 1 accepted; 4 of 5 planned cells examined in 2 min 5 s"),
+    ],
+)  # fmt: skip
+def test_the_verdict_says_what_share_was_examined(changes, verdict):
+    """Skipped is never green."""
+    assert tally.verdict(run(**changes)) == verdict
+
+
+def test_the_terminal_names_culprit_dependence_cure_and_command():
+    """And what was accepted, skipped and noted."""
+    text = shown(run(), width=120)
+
+    for part in ("✗ tokenizer-reload", "culprit    transformers 4.57.2, a.py:7", "depends on vocabulary=128k (passes at 512)",
+                 "cure       install another", "again      ftdoctor check", "accepted  training-run (1 cell): known",
+                 "skipped   1 cell: no GPU", "note      a note", "! resources  disk: measured 1 GiB", "loading      ✓✗"):  # fmt: skip
+        assert part in text, part
+
+
+def test_a_narrow_terminal_breaks_lines_and_loses_nothing():
+    """At 30 columns."""
+    text = shown(run(), width=30)
+
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 30
+    assert "transformers" in text
+    assert "vocabulary=128k" in text
+
+
+def test_many_cells_of_an_area_are_counted():
+    """Instead of a wall of marks."""
+    results = run().results * 30
+
+    assert "✓ 30  ✗ 30" in shown(run(results=results))
+
+
+def test_the_page_is_complete_and_escapes_what_came_from_outside():
+    """No script, no network, no control character; every text is there."""
+    page = html.render(run())
+
+    assert "<script" not in page
+    assert "\x1b" not in page
+    assert "\x00" not in page
+    assert not re.search(r"(src|href)=", page)
+    assert "default-src 'none'" in page
+    for part in (
+        "transformers 4.57.2, a.py:7",
+        "install another",
+        "no GPU",
+        "was killed by SIGSEGV",
+        "Traceback &lt;script&gt;",
+    ):
+        assert part in page, part
+
+
+def test_the_page_is_well_formed():
+    """Every element that is opened is closed, in order."""
+
+    class Balance(HTMLParser):
+        void = ("meta", "br", "hr", "img", "link")
+
+        def __init__(self):
+            super().__init__()
+            self.stack = []
+
+        def handle_starttag(self, tag, attrs):
+            if tag not in self.void:
+                self.stack.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.stack.pop() == tag
+
+    parser = Balance()
+    parser.feed(html.render(run()))
+
+    assert parser.stack == []
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium on this machine")
+def test_a_browser_shows_the_page(tmp_path):
+    """The real one: from disk, nothing executed, the verdict in the title and the finding in the text."""
+    (tmp_path / "report.html").write_text(html.render(run()), encoding="utf-8")
+    done = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+         (tmp_path / "report.html").as_uri()],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+
+    assert "<title>ftdoctor: 1 finding, 1 accepted" in done.stdout
+    assert "&lt;script&gt;alert(1)" in done.stdout
