@@ -28,6 +28,11 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[:head]}...{text[len(text) - (limit - 3 - head) :]}"
 
 
+def printable(text: str) -> str:
+    """Replace control characters, which could steer a terminal and which no page may hold."""
+    return "".join(c if c in "\n\t" or (ord(c) >= 0x20 and not 0x7F <= ord(c) < 0xA0) else "\ufffd" for c in text)
+
+
 def seconds(value: float) -> str:
     """Return a duration as a person would say it: `0.4 s`, `31 s`, `2 min 5 s`."""
     if value < 10:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 from ftdoctor.machine import describe, headline
 from ftdoctor.results import CellResult, Finding, Outcome, Run
-from ftdoctor.wording import count, seconds
+from ftdoctor.wording import count, printable, seconds
 from ftdoctor_reports import tally
 
 if TYPE_CHECKING:
@@ -58,17 +58,12 @@ def h(tag: str, *children: Any, **attributes: str) -> ET.Element:
             element.append(child)
             last = child
         elif child is not None:
-            text = _printable(str(child))
+            text = printable(str(child))
             if last is None:
                 element.text = (element.text or "") + text
             else:
                 last.tail = (last.tail or "") + text
     return element
-
-
-def _printable(text: str) -> str:
-    """Leave out control characters, which no HTML may hold."""
-    return "".join(c if c in "\n\t" or (ord(c) >= 0x20 and not 0x7F <= ord(c) < 0xA0) else "\ufffd" for c in text)
 
 
 def _head(run: Run) -> ET.Element:

@@ -12,7 +12,7 @@ from rich.text import Text
 from ftdoctor import __version__
 from ftdoctor.machine import headline
 from ftdoctor.results import Finding, Outcome, Run
-from ftdoctor.wording import count, shorten
+from ftdoctor.wording import count, printable, shorten
 from ftdoctor_reports import tally
 
 if TYPE_CHECKING:
@@ -90,17 +90,18 @@ def _finding(finding: Finding, marks: Mapping[Outcome, str]) -> RenderableType:
     table.add_column(overflow="fold")
     for label, text in rows:
         if text:
-            table.add_row(f"  {label}", Text(text))
-    title = Text.assemble(
-        (f"{marks[Outcome.FAILED]} {finding.probe}", "bold red"), "  ", Text(shorten(finding.summary, 300))
-    )
+            table.add_row(f"  {label}", Text(printable(text)))
+    title = Text.assemble((f"{marks[Outcome.FAILED]} {finding.probe}", "bold red"), "  ", _text(finding.summary))
     return Group(title, table)
+
+
+def _text(text: str) -> Text:
+    return Text(printable(shorten(text, 300)))
 
 
 def _rest(run: Run, marks: Mapping[Outcome, str]) -> list[RenderableType]:
     lines = [
-        Text(f"{marks[Outcome.WARNED]} {result.probe}  {shorten(text, 300)}", "yellow")
-        for result, text in tally.warned(run)
+        Text(f"{marks[Outcome.WARNED]} {result.probe}  {_text(text)}", "yellow") for result, text in tally.warned(run)
     ]
     lines += [
         Text(f"accepted  {f.probe} ({count(len(f.cells), 'cell')}): {f.accepted}", "dim")

@@ -33,6 +33,9 @@ SUBJECTS = (
 )
 
 
+THIS = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
 def environment() -> dict[str, str]:
     """Return the environment for uv, which does not read pip's own `find-links`."""
     asked = subprocess.run(
@@ -43,17 +46,22 @@ def environment() -> dict[str, str]:
     return {**os.environ, "UV_FIND_LINKS": links} if links else dict(os.environ)
 
 
+def uv_program() -> str:
+    """Return the uv of this environment, or the one on the path."""
+    own = Path(sys.executable).parent / "uv"
+    return str(own) if own.exists() else shutil.which("uv") or "uv"
+
+
 def uv(*arguments: str) -> str:
     """Run uv and return what it prints."""
-    program = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, env=environment(), check=False)
+    done = subprocess.run([uv_program(), *arguments], capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def build(folder: Path, *requirements: str) -> str:
+def build(folder: Path, *requirements: str, version: str = THIS) -> str:
     """Make an environment of these requirements and return its Python."""
-    uv("venv", "--quiet", "--python", f"{sys.version_info[0]}.{sys.version_info[1]}", str(folder))
+    uv("venv", "--quiet", "--no-python-downloads", "--python", version, str(folder))
     python = str(folder / "bin" / "python")
     uv("pip", "install", "--quiet", "--python", python, *requirements)
     return python
@@ -99,9 +107,15 @@ def test_the_tokenizer_fault_of_transformers_4_57_2_is_found(tmp_path):
     assert {r["outcome"] for r in report["results"] if r["cell"]["vocabulary"] == "512"} == {"passed"}
 
 
-def test_without_a_stack_the_base_install_answers(tmp_path):
-    """An empty environment: env, list and explain work, and check says that nothing could be examined."""
-    python = build(tmp_path / "venv", str(PROJECT))
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_without_a_stack_the_base_install_answers(tmp_path, version):
+    """On every Python: env, list and explain work, and check says that nothing could be examined."""
+    found = subprocess.run(
+        [uv_program(), "python", "find", "--no-python-downloads", version], capture_output=True, check=False
+    )
+    if found.returncode:
+        pytest.skip(f"there is no Python {version} on this machine")
+    python = build(tmp_path / "venv", str(PROJECT), version=version)
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [python, "-m", "ftdoctor", *words]

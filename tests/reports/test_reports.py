@@ -117,6 +117,7 @@ def test_a_narrow_terminal_breaks_lines_and_loses_nothing():
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 30
     assert "transformers" in text
     assert "vocabulary=128k" in text
+    assert "\x1b" not in text
 
 
 def test_many_cells_of_an_area_are_counted():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def gradient_recorder() -> Any:
@@ -54,3 +57,9 @@ def without_dropout(model: Any) -> Any:
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     return model
+
+
+def some(names: Iterable[str]) -> str:
+    """Return how many names there are and the first of them, or `none`."""
+    found = sorted(names)
+    return f"{len(found)}: {', '.join(found[:3])}" if found else "none"
