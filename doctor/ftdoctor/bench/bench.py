@@ -80,9 +80,7 @@ class Bench:
         if self.settings.model:
             from transformers import AutoTokenizer
 
-            return AutoTokenizer.from_pretrained(
-                self.settings.model, trust_remote_code=self.settings.trust_remote_code
-            )
+            return AutoTokenizer.from_pretrained(self.settings.model, trust_remote_code=self.settings.trust_remote_code)
         return tokenizers.build(style or self.style, self.cell["vocabulary"], Path(self.settings.cache))
 
     def config(self) -> Any:
@@ -90,9 +88,7 @@ class Bench:
         if self.settings.model:
             from transformers import AutoConfig
 
-            return AutoConfig.from_pretrained(
-                self.settings.model, trust_remote_code=self.settings.trust_remote_code
-            )
+            return AutoConfig.from_pretrained(self.settings.model, trust_remote_code=self.settings.trust_remote_code)
         tokenizer = self.tokenizer()
         return models.config(self.family, len(tokenizer), tokenizer)
 
@@ -131,13 +127,9 @@ class Bench:
 
         if kind == "int8":
             return BitsAndBytesConfig(load_in_8bit=True)
-        return BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=self.dtype
-        )
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=self.dtype)
 
-    def load(
-        self, folder: Path | None = None, *, quantization: str = "", dtype: Any = None, **more: Any
-    ) -> Any:
+    def load(self, folder: Path | None = None, *, quantization: str = "", dtype: Any = None, **more: Any) -> Any:
         """Load a causal language model from disk as the cell says: dtype, quantization, attention, device.
 
         Args:
@@ -158,8 +150,10 @@ class Bench:
         if config is not None:
             arguments["quantization_config"] = config
             arguments["device_map"] = {"": self.device}
-        loaded = AutoModelForCausalLM.from_pretrained(folder or self.checkpoint(), **{**arguments, **more})
-        return loaded if config is not None else loaded.to(self.device)
+        arguments.update(more)
+        loaded = AutoModelForCausalLM.from_pretrained(folder or self.checkpoint(), **arguments)
+        # What was placed while loading stays there; quantized models refuse to be moved.
+        return loaded if "device_map" in arguments else loaded.to(self.device)
 
     def adapter(self) -> Any:
         """Return the LoraConfig of the cell, or None where no adapter is trained."""
@@ -224,9 +218,7 @@ class Bench:
 
     def arguments(self, **changes: Any) -> Any:
         """Return TrainingArguments or SFTConfig for a few deterministic steps; `changes` replace arguments."""
-        return trainers.arguments(
-            self.cell, self.device, self.new_folder("trainer"), self.settings.seed, **changes
-        )
+        return trainers.arguments(self.cell, self.device, self.new_folder("trainer"), self.settings.seed, **changes)
 
     def trainer(self, model: Any, tokenizer: Any, args: Any = None, *, rows: int = 8, **more: Any) -> Any:
         """Return the cell's trainer on the memorizable rows.

@@ -58,6 +58,19 @@ def wanted_stage(bench: Bench, quantized: bool) -> dict[str, str]:
     return {**wanted, **declared_sub_classes(bench.config())}
 
 
+def settings(config: Any) -> dict[str, Any]:
+    """Return the values of a config of any kind, or of the dict or None that stands in its place."""
+    if config is None:
+        return {}
+    return dict(config if isinstance(config, dict) else config.to_dict())
+
+
+def changed(before: Any, after: Any, without: tuple[str, ...] = ()) -> dict[str, tuple[Any, Any]]:
+    """Return the values of a config that are not what they were: name to the old and the new value."""
+    old, new = settings(before), settings(after)
+    return {name: (old[name], new.get(name)) for name in old if name not in without and old[name] != new.get(name)}
+
+
 def is_quantized(config: Any) -> bool:
     """Say whether a checkpoint's config says that its weights are quantized already."""
     return getattr(config, "quantization_config", None) is not None

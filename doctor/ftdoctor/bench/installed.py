@@ -74,7 +74,7 @@ def unmet(requirement: Requirement) -> str | None:
 
 def refuses_python(dist: metadata.Distribution, version: str) -> str | None:
     """Return the Python versions that a distribution asks for, where `version` is not one of them."""
-    wanted = dist.metadata.get("Requires-Python")
+    wanted = dist.metadata["Requires-Python"]
     with contextlib.suppress(InvalidSpecifier):
         if wanted and not SpecifierSet(wanted).contains(version, prereleases=True):
             return str(wanted)
@@ -85,7 +85,7 @@ def copies(names: set[str]) -> dict[str, list[tuple[Path, str]]]:
     """Return folder and version of every installed copy of these distributions on `sys.path`, first found first."""
     found: dict[str, list[tuple[Path, str]]] = {}
     for dist in metadata.distributions():
-        name = normal(dist.metadata.get("Name") or "")
+        name = normal(dist.metadata["Name"] or "")
         copy = (Path(str(dist.locate_file(""))).resolve(), dist.version)
         if name in names and copy not in found.setdefault(name, []):
             found[name].append(copy)

@@ -23,12 +23,24 @@ def to_quantize(plain: Any) -> dict[str, Any]:
         plain: the same model, not quantized.
     """
     import torch
+    from transformers.pytorch_utils import Conv1D  # the linear layer of GPT-2, which keeps its weight transposed
 
     head = plain.get_output_embeddings()
     linear = {
-        name: module.weight
+        name: module.weight.T if isinstance(module, Conv1D) else module.weight
         for name, module in plain.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
     }
     stacks = {name: weight for name, weight in plain.named_parameters() if weight.ndim == 3}
     return {**linear, **stacks}
+
+
+def as_in_training(model: Any) -> None:
+    """Put the quantized layers, and only them, into training mode, so that logits are those of a training step.
+
+    In evaluation bitsandbytes changes the layout of 4-bit weights on CPUs with AVX512-BF16, computes in bfloat16,
+    refuses layers whose rows are not a multiple of 32, and passes no gradient any more. The probes
+    quantized-forward and train-after-eval are about that; for others it is beside the point. Dropout stays off.
+    """
+    for module in quantized(model).values():
+        module.train()

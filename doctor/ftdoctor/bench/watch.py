@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from typing import Any
 
 
 def gradient_recorder() -> Any:
@@ -46,8 +43,11 @@ def logged(trainer: Any, key: str) -> dict[int, float]:
     return {entry["step"]: float(entry[key]) for entry in trainer.state.log_history if key in entry}
 
 
-def without_dropout(model: Any) -> Any:
-    """Switch every dropout of a model off, so that two forwards of the same weights are the same; return the model."""
+def undisturbed(model: Any) -> Any:
+    """Switch off what makes the loss more than a function of weights and batch, and return the model.
+
+    That is every dropout, and the extra loss for the balance of experts, which TRL adds for a mixture of experts.
+    """
     import torch
 
     for module in model.modules():
@@ -56,10 +56,8 @@ def without_dropout(model: Any) -> Any:
         for name in ("attention_dropout", "dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
+    config = model.config.get_text_config()
+    if hasattr(config, "router_aux_loss_coef"):
+        config.router_aux_loss_coef = 0.0
+        config.output_router_logits = False
     return model
-
-
-def some(names: Iterable[str]) -> str:
-    """Return how many names there are and the first of them, or `none`."""
-    found = sorted(names)
-    return f"{len(found)}: {', '.join(found[:3])}" if found else "none"

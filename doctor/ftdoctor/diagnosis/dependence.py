@@ -32,6 +32,8 @@ def dependence(failing: Sequence[Cell], passing: Sequence[Cell]) -> Dependence:
     """
     if not failing[0].items:
         return Dependence()
+    if not passing and len(failing) == 1:
+        return Dependence(words="unknown: no other cell was examined")
     if not passing:
         return Dependence(words=f"fails in all {count(len(failing), 'examined cell')}")
     axes = [axis for axis in failing[0] if len({c[axis] for c in (*failing, *passing) if axis in c}) > 1]

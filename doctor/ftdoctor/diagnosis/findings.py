@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ftdoctor.diagnosis.dependence import dependence
 from ftdoctor.diagnosis.owner import culprit_of
 from ftdoctor.results import CellResult, Culprit, Finding, Outcome
+from ftdoctor_matrix import axes
 
 if TYPE_CHECKING:
     import datetime
@@ -104,17 +105,22 @@ def _finding(
         depends_on=depends.on,
         dependence=depends.words,
         cure=probe.section("Cure"),
-        again=_again(name, cells[0], depends.on, model),
+        again=_again(probe, cells[0], depends.on, model),
         accepted=accepted,
     )
 
 
-def _again(probe: str, cell: Cell, on: Mapping[str, str], model: str) -> str:
-    """Return the command that shows a finding again: its first cell, narrowed to what it depends on if known."""
-    shown = {axis: cell[axis] for axis in on} if on else cell.asdict()
-    words = ["ftdoctor", "check", "--profile", "quick", "--probe", probe]
+def _again(probe: Probe, cell: Cell, on: Mapping[str, str], model: str) -> str:
+    """Return the command that shows a finding again: what it depends on, or its first cell, defaults left out."""
+    shown = {axis: cell[axis] for axis in on} if on else _not_default(probe, cell)
+    words = ["ftdoctor", "check", "--profile", "quick", "--probe", probe.name]
     for axis, value in shown.items():
         words += ["--cell", f"{axis}={value}"]
     if model:
         words += ["--model", model]
     return shlex.join(words)
+
+
+def _not_default(probe: Probe, cell: Cell) -> dict[str, str]:
+    first = {axis: probe.only.get(axis, axes()[axis].values)[0] for axis in cell}
+    return {axis: cell[axis] for axis in cell if cell[axis] != first[axis] or axis == "device"}

@@ -41,6 +41,7 @@ def test_everywhere_is_said():
     answer = found(lambda c: True)
 
     assert (answer.on, answer.words) == ({}, "fails in all 12 examined cells")
+    assert found(lambda c: True, CELLS[:1]).words == "unknown: no other cell was examined"
 
 
 def test_two_explanations_that_fit_equally_well_are_both_named_and_neither_is_chosen():

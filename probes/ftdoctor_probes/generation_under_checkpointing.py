@@ -1,0 +1,91 @@
+"""Greedy generation inside a training step gives the right tokens when activations are checkpointed.
+
+Why: in train mode the checkpointed layers drop the KV cache, and `generate` goes on feeding them one token at a
+time. Every new token is then chosen from the last one alone. Nothing raises: a callback that does not call
+`model.eval()` writes garbage samples, and a sound run is judged by them. TRL's SFTTrainer switches checkpointing
+on by default.
+
+Cure: call `model.eval()` before `model.generate(...)` in the callback and `model.train()` after it. Do not disable
+checkpointing around the call: enabling it again loses its options, and an adapter then stops training.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ftdoctor.bench import decoding, precision
+from ftdoctor.probe import probe
+
+if TYPE_CHECKING:
+    from ftdoctor.bench import Bench
+    from ftdoctor.checks import Check
+    from ftdoctor.patch import Patch
+
+
+@probe(
+    area="generation",
+    needs=("transformers", "accelerate"),
+    axes=("family", "trainer", "adapter", "checkpointing", "device"),
+    references=("huggingface/transformers#36051", "huggingface/transformers#42586", "huggingface/trl#3683"),
+)
+def generation_under_checkpointing(bench: Bench, check: Check) -> None:
+    """Generate in train mode at on_step_end and in eval mode at on_evaluate of a short run."""
+    import torch
+    from transformers import GenerationMixin
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    tokenizer = bench.tokenizer()
+    inputs = decoding.prompt(tokenizer, bench.rows(1)[0][0], bench.device)
+    samples = decoding.Samples(inputs, tokenizer.pad_token_id, lambda _: precision.unit_roundoff(torch.float32))
+    trainer = bench.trainer(
+        bench.trainable(),
+        tokenizer,
+        bench.arguments(max_steps=1, eval_strategy="steps", eval_steps=1),
+        eval_dataset=bench.dataset(tokenizer, 2),
+        callbacks=[decoding.sampler(samples, lambda: trainer)],
+    )
+    trainer.train()
+    _judge(check, samples, "on_step_end", "train mode", GradientCheckpointingLayer)
+    _judge(check, samples, "on_evaluate", "eval mode", GenerationMixin.generate)
+
+
+def _judge(check: Check, samples: decoding.Samples, place: str, mode: str, owner: Any) -> None:
+    verdict = samples.verdicts.get(place)
+    check.that(
+        f"tokens in {mode}",
+        verdict is not None and verdict.holds,
+        str(verdict or samples.errors.get(place) or f"{place} was not called"),
+        "tokens and logits of a plain eval-mode forward",
+        why=samples.why,
+        owner=owner,
+    )
+
+
+@generation_under_checkpointing.fault("layers in train mode drop the cache", catches=("tokens in train mode",))
+def cache_dropped(patch: Patch) -> None:
+    """What checkpointed layers do, here without checkpointing."""
+    from transformers import GenerationMixin
+
+    def around(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+        inputs = original(self, *args, **kwargs)
+        if self.training:
+            inputs["past_key_values"] = None
+        return inputs
+
+    patch.wrap(GenerationMixin, "prepare_inputs_for_generation", around)
+
+
+@generation_under_checkpointing.fault(
+    "checkpointing stays on in eval mode", catches=("tokens in eval mode",), cell={"checkpointing": "non_reentrant"}
+)
+def always_checkpointed(patch: Patch) -> None:
+    """The model reports eval mode and its layers are left in train mode, so that they drop the cache."""
+    from transformers import GenerationMixin
+
+    def around(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+        for module in self.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = True
+        return original(self, *args, **kwargs)
+
+    patch.wrap(GenerationMixin, "prepare_inputs_for_generation", around)
