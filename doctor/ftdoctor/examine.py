@@ -141,7 +141,6 @@ def settings_of(request: Request, cache: Path) -> Settings:
         model=request.model,
         trust_remote_code=request.trust_remote_code,
         expect=request.expect,
-        cwd=str(Path.cwd()),
     )
     return replace(made, thresholds=request.thresholds) if request.thresholds else made
 
@@ -198,7 +197,7 @@ def cache_folder() -> Iterator[Path]:
 
 def _journal(prepared: Prepared, settings: Settings) -> Journal:
     """Return the journal to write to: a new one, or the one to resume if it fits this stack and plan."""
-    asked = {k: v for k, v in encode(settings).items() if k not in ("cache", "cwd")}
+    asked = {k: v for k, v in encode(settings).items() if k != "cache"}
     mark = fingerprint(prepared.planned, prepared.stack, asked)
     if prepared.request.resume is not None:
         if prepared.request.resume.header()["fingerprint"] != mark:

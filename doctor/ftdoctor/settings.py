@@ -21,6 +21,4 @@ class Settings:
     expect: Mapping[str, str] = field(default_factory=dict)
     """Distribution to the version specifier that the user expects."""
     thresholds: Mapping[str, float] = field(default_factory=lambda: dict(THRESHOLDS))
-    cwd: str = ""
-    """The folder in which the user started the run; cells work in folders of their own."""
     seed: int = 0

@@ -47,8 +47,8 @@ def stack_origin(bench: Bench, check: Check) -> None:
 
 
 def _script_path() -> list[str]:
-    """Return `sys.path` as a script in the current folder has it."""
-    return [str(Path.cwd()), *sys.path]
+    """Return `sys.path` as a script in the user's folder has it."""
+    return [os.environ["PWD"], *sys.path]
 
 
 def _elsewhere(name: str) -> str:
@@ -63,7 +63,7 @@ def _elsewhere(name: str) -> str:
 def _users_folders() -> list[Path]:
     """Return the folders that the user, not an installation, puts on the path."""
     named = [Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    return [folder for folder in dict.fromkeys([Path.cwd(), *named]) if folder.is_dir()]
+    return [folder for folder in dict.fromkeys([Path(os.environ["PWD"]), *named]) if folder.is_dir()]
 
 
 def _hiding(folder: Path) -> list[Path]:
@@ -74,7 +74,7 @@ def _hiding(folder: Path) -> list[Path]:
 def file_in_folder(patch: Patch) -> None:
     """`datasets.py` in the folder in which the user works."""
     (patch.folder / "datasets.py").write_text("def load():\n    return []\n")
-    os.chdir(patch.folder)
+    patch.environ("PWD", str(patch.folder))
 
 
 @stack_origin.fault("a vendored copy stands first on the path", catches=("imported from elsewhere",))

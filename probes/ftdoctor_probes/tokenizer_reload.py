@@ -73,7 +73,9 @@ def config_read_as_dict(patch: Patch) -> None:
     patch.wrap(PreTrainedTokenizerBase, "_from_pretrained", around)
 
 
-@tokenizer_reload.fault("the chat template and the pad token are not saved", catches=("rendered chat", "special token ids"))
+@tokenizer_reload.fault(
+    "the chat template and the pad token are not saved", catches=("rendered chat", "special token ids")
+)
 def template_lost(patch: Patch) -> None:
     """The loaded tokenizer has another template and another pad token than the saved one."""
     from transformers import PreTrainedTokenizerBase

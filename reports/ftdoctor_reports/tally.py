@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ftdoctor.results import CellResult, Outcome, Run
+from ftdoctor.results import CellResult, CheckRecord, Level, Outcome, Run
 from ftdoctor.wording import count, seconds
 
 if TYPE_CHECKING:
@@ -64,12 +64,13 @@ def verdict(run: Run) -> str:
 
 
 def warned(run: Run) -> Iterator[tuple[CellResult, str]]:
-    """Yield each warning of a check with the result it belongs to, each text once a probe."""
-    seen = set()
+    """Yield each check that warns once a probe: its first result, and what was measured in how many cells."""
+    seen: dict[tuple[str, str], list[tuple[CellResult, CheckRecord]]] = {}
     for result in run.results:
         for check in result.checks:
-            if not check.ok and check.level.value == "warn":
-                text = f"{check.name}: measured {check.measured}, expected {check.expected}"
-                if (result.probe, text) not in seen:
-                    seen.add((result.probe, text))
-                    yield result, text
+            if not check.ok and check.level is Level.WARN:
+                seen.setdefault((result.probe, check.name), []).append((result, check))
+    for found in seen.values():
+        result, check = found[0]
+        cells = f" (and {count(len(found) - 1, 'more cell')})" if len(found) > 1 else ""
+        yield result, f"{check.name}: measured {check.measured}, expected {check.expected}{cells}"

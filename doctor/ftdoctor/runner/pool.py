@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import deque
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.results import CellResult, Isolation, Outcome, decode, encode
@@ -18,7 +19,6 @@ from ftdoctor.runner.host import safe_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from ftdoctor.runner.task import Task
 
@@ -46,6 +46,7 @@ def environment(cache: Path) -> dict[str, str]:
     return {
         **kept,
         **{name: str(cache / folder) for name, folder in folders.items()},
+        "PWD": str(Path.cwd()),  # where the user is; cells work in folders of their own
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
