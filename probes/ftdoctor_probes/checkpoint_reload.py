@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ftdoctor.bench import rounding, watch
-from ftdoctor.bench.names import some
+from ftdoctor.bench import rounding
 from ftdoctor.bench.packing import keep_unpacked
 from ftdoctor.bench.rows import messages
+from ftdoctor.bench.tensors import some, trained_copy
 from ftdoctor.probe import probe
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _load(bench: Bench, folder: Path) -> Any:
 
 
 def _compare(bench: Bench, check: Check, trainer: Any, loaded: Any) -> None:
-    trained, read = watch.copy_of(trainer.model, trainable_only=True), dict(loaded.named_parameters())
+    trained, read = trained_copy(trainer.model), dict(loaded.named_parameters())
     check.equal(
         "trained tensors that came back changed",
         some(n for n, p in trained.items() if n not in read or not (p.double() == read[n].double()).all()),

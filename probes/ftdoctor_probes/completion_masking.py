@@ -36,7 +36,7 @@ class _Row:
 @probe(
     area="masking",
     needs=("transformers", "datasets"),
-    axes=("trainer", "family", "vocabulary", "device"),
+    axes=("trainer", "family", "device"),
     references=("huggingface/transformers#23530", "huggingface/trl#1623", "huggingface/trl#3328"),
 )
 def completion_masking(bench: Bench, check: Check) -> None:

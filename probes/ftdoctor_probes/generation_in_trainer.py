@@ -14,16 +14,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ftdoctor.bench import decoding, rounding
-from ftdoctor.bench.packing import keep_unpacked
+from ftdoctor.bench import sampling
 from ftdoctor.probe import probe
 
 if TYPE_CHECKING:
     from ftdoctor.bench import Bench
     from ftdoctor.checks import Check
     from ftdoctor.patch import Patch
-
-PLACES = ("before the trainer is built", "on_step_end", "on_evaluate", "after training")
 
 
 @probe(
@@ -34,61 +31,7 @@ PLACES = ("before the trainer is built", "on_step_end", "on_evaluate", "after tr
 )
 def generation_in_trainer(bench: Bench, check: Check) -> None:
     """Generate naively at four places of a short run; judge the tokens under the precision of the place."""
-    tokenizer = bench.tokenizer()
-    # Otherwise the first generation would repack 4-bit layers on some CPUs: `train-after-eval` is about that.
-    model = keep_unpacked(bench.trainable())
-    inputs = decoding.prompt(tokenizer, bench.rows(1)[0][0], bench.device)
-    samples = decoding.Samples(inputs, tokenizer.pad_token_id, lambda m: rounding.coarsest(bench, m))
-    samples.take(PLACES[0], model)
-    before = _dtypes(model)
-    arguments = bench.arguments(max_steps=2, eval_strategy="steps", eval_steps=2, learning_rate=1e-2)
-    evaluated = bench.dataset(tokenizer, 2)
-    trainer = bench.trainer(
-        model,
-        tokenizer,
-        arguments,
-        eval_dataset=evaluated,
-        callbacks=[decoding.sampler(samples, lambda: trainer)],
-    )
-    after = _dtypes(trainer.model)
-    trainer.train()
-    samples.take(PLACES[3], trainer.model, trainer.accelerator.autocast)
-    check.note("dtypes that building the trainer changed", _changed(before, after))
-    _judge(check, samples, type(trainer).__init__ if before != after else type(model).generate)
-
-
-def _judge(check: Check, samples: decoding.Samples, owner: Any) -> None:
-    for place, error in samples.errors.items():
-        check.note(f"error {place}", f"{type(error).__name__}: {error}")
-    check.equal(
-        "generate runs",
-        samples.outcomes,
-        dict.fromkeys(PLACES, "runs"),
-        why="the same model trains and evaluates in this run, and generated before it",
-        owner=owner,
-    )
-    check.that(
-        "tokens",
-        all(v.holds for v in samples.verdicts.values()),
-        {place: str(verdict) for place, verdict in samples.verdicts.items()},
-        "tokens and logits of a plain eval-mode forward under the precision of the place",
-        why=samples.why,
-        owner=owner,
-    )
-
-
-def _dtypes(model: Any) -> dict[str, str]:
-    return {name: str(p.dtype).removeprefix("torch.") for name, p in model.named_parameters()}
-
-
-def _changed(before: dict[str, str], after: dict[str, str]) -> dict[str, str]:
-    """Return the change of dtype of each role, which is what is left of a name without indices and wrappers."""
-    dropped = ("base_model", "model", "layers", "default", "weight", "modules_to_save")
-    return {
-        ".".join([w for w in name.split(".") if w not in dropped and not w.isdigit()][-2:]): f"{before[name]} -> {now}"
-        for name, now in after.items()
-        if before.get(name, now) != now
-    }
+    sampling.judge(check, sampling.sampled_run(bench, bench.trainable()))
 
 
 @generation_in_trainer.fault(

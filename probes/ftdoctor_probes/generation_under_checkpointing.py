@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ftdoctor.bench import decoding, precision
+from ftdoctor.bench import sampling
 from ftdoctor.probe import probe
 
 if TYPE_CHECKING:
@@ -30,26 +30,19 @@ if TYPE_CHECKING:
 )
 def generation_under_checkpointing(bench: Bench, check: Check) -> None:
     """Generate in train mode at on_step_end and in eval mode at on_evaluate of a short run."""
-    import torch
     from transformers import GenerationMixin
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    tokenizer = bench.tokenizer()
-    inputs = decoding.prompt(tokenizer, bench.rows(1)[0][0], bench.device)
-    samples = decoding.Samples(inputs, tokenizer.pad_token_id, lambda _: precision.unit_roundoff(torch.float32))
-    trainer = bench.trainer(
-        bench.trainable(),
-        tokenizer,
-        bench.arguments(max_steps=1, eval_strategy="steps", eval_steps=1),
-        eval_dataset=bench.dataset(tokenizer, 2),
-        callbacks=[decoding.sampler(samples, lambda: trainer)],
-    )
-    trainer.train()
-    _judge(check, samples, "on_step_end", "train mode", GradientCheckpointingLayer)
-    _judge(check, samples, "on_evaluate", "eval mode", GenerationMixin.generate)
+    model = bench.trainable()
+    if bench.cell["checkpointing"] == "reentrant" and bench.cell["adapter"] != "none":
+        # Without it some releases cannot train an adapter here at all, which `training-run` reports.
+        model.enable_input_require_grads()
+    samples = sampling.sampled_run(bench, model).samples
+    _judge(check, samples, sampling.STEP, "train mode", GradientCheckpointingLayer)
+    _judge(check, samples, sampling.EVALUATION, "eval mode", GenerationMixin.generate)
 
 
-def _judge(check: Check, samples: decoding.Samples, place: str, mode: str, owner: Any) -> None:
+def _judge(check: Check, samples: sampling.Samples, place: str, mode: str, owner: Any) -> None:
     verdict = samples.verdicts.get(place)
     check.that(
         f"tokens in {mode}",

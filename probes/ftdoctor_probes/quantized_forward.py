@@ -83,9 +83,9 @@ def _error(module: Any, weight: Any, bench: Bench) -> float:
     inputs = torch.randn(ROWS, weight.shape[1]).to(bench.device, bench.dtype)
     with torch.no_grad():
         measured = module(inputs).double()
-    bias = 0 if module.bias is None else module.bias.double()
+    bias = 0.0 if module.bias is None else module.bias.detach().double()
     expected = inputs.double() @ weight.double().T + bias
-    allowed = precision.product_error(inputs, weight, bench.dtype)
+    allowed = precision.product_error(inputs, weight, bench.dtype) + precision.unit_roundoff(bench.dtype) * abs(bias)
     if bench.cell["quantization"] == "int8" and not (module.training and _keeps_inputs(bench)):
         # Each input is off by half a step of its row's absmax / 127, and the product is one of float16 numbers.
         step = inputs.double().abs().amax(dim=1, keepdim=True) / 254
@@ -96,9 +96,9 @@ def _error(module: Any, weight: Any, bench: Bench) -> float:
 def _with_weights(bench: Bench, exact: dict[str, Any]) -> Any:
     """Return the model without quantization, with these weights in its layers."""
     plain = bench.load(quantization="none")
-    modules = dict(plain.named_modules())
+    ordinary = layers.to_quantize(plain)
     for name, weight in exact.items():
-        modules[name].weight.data = weight.to(bench.dtype)
+        ordinary[name].data.copy_(weight)
     return plain
 
 

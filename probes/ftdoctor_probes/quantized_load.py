@@ -105,7 +105,7 @@ def _bytes(module: Any) -> int:
 def _promised_bytes(kind: str, weights: list[Any]) -> float:
     if kind != "int8":
         return 0.5 + 4 / precision.BLOCK
-    return 1.0 + 4 * sum(weight.shape[0] for weight in weights) / sum(weight.numel() for weight in weights)
+    return 1 + 4 * float(sum(weight.shape[0] for weight in weights) / sum(weight.numel() for weight in weights))
 
 
 def _error(module: Any, weight: Any, kind: str, dtype: Any) -> float:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.bench import rounding, watch
-from ftdoctor.bench.names import some
+from ftdoctor.bench.tensors import some, trained_copy
 from ftdoctor.probe import probe
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ def _keeper() -> Any:
             self.loss = 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            self.weights[0] = watch.copy_of(model, trainable_only=True)
+            self.weights[0] = trained_copy(model)
 
         def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            self.weights[state.global_step] = watch.copy_of(model, trainable_only=True)
+            self.weights[state.global_step] = trained_copy(model)
 
     return Keeper()
 
@@ -136,7 +136,7 @@ def _bound(bench: Bench, trainer: Any) -> tuple[float, str]:
 
 
 def _difference(a: Any, b: Any) -> float:
-    left, right = (watch.copy_of(m, trainable_only=True) for m in (a, b))
+    left, right = (trained_copy(m) for m in (a, b))
     if left.keys() != right.keys():
         return float("nan")
     total = sum(float((left[n].double() - right[n].double()).abs().sum()) for n in left)

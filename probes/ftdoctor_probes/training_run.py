@@ -17,7 +17,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.bench import precision, watch
-from ftdoctor.bench.names import some
+from ftdoctor.bench.tensors import some, trained_copy
 from ftdoctor.probe import probe
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ def training_run(bench: Bench, check: Check) -> None:
     arguments = bench.arguments(max_steps=STEPS, per_device_train_batch_size=ROWS, learning_rate=RATE)
     trainer = bench.trainer(bench.trainable(), bench.tokenizer(), arguments, rows=ROWS, callbacks=[recorder])
     model = trainer.model
-    before, weights = _digests(model), watch.copy_of(model, trainable_only=True)
-    calls = _count_calls(_first_layer_norm(model))
+    before, weights = _digests(model), trained_copy(model)
+    calls, reached = _count_calls(_first_layer_norm(model)), _watch_experts(model)
     trainer.train()
 
     _check_tensors(check, model, before, weights)
-    _check_optimization(check, trainer, recorder.steps[-1])
+    _check_optimization(check, trainer, recorder.steps[-1], reached)
     _check_loss(check, trainer)
     if calls is not None:
         from transformers import PreTrainedModel
@@ -106,16 +106,19 @@ def _check_tensors(check: Check, model: Any, before: dict[str, str], weights: di
     )
 
 
-def _check_optimization(check: Check, trainer: Any, gradients: dict[str, Any]) -> None:
+def _check_optimization(check: Check, trainer: Any, gradients: dict[str, Any], reached: dict[str, int]) -> None:
     import transformers
 
     trained = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
-    empty = [n for n in trained if n not in gradients or not gradients[n].isfinite().all() or not gradients[n].any()]
+    idle = {name for name, calls in reached.items() if calls < max(reached.values())}
+    due = [n for n in trained if not any(n.startswith(f"{name}.") for name in idle)]
+    empty = [n for n in due if n not in gradients or not gradients[n].isfinite().all() or not gradients[n].any()]
     check.equal(
         "trained tensors without a gradient",
         some(empty),
         "none",
-        why=f"of step {STEPS}: in the first step lora_A has none, because lora_B is still zero",
+        why=f"of step {STEPS}: in the first step lora_A has none, because lora_B is still zero; experts that some "
+        "step sent no token to are left out",
         owner=type(trainer.model).forward,
     )
     held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
@@ -192,6 +195,23 @@ def _count_calls(module: Any) -> list[int] | None:
         return None
     calls: list[int] = []
     module.register_forward_pre_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def _watch_experts(model: Any) -> dict[str, int]:
+    """Count for each expert that is a module of its own how often it is called; one without tokens is not."""
+    calls: dict[str, int] = {}
+
+    def count(name: str) -> Any:
+        def hook(*_: Any) -> None:
+            calls[name] += 1
+
+        return hook
+
+    for name, module in model.named_modules():
+        if name.split(".")[-2:-1] == ["experts"] and name.rsplit(".", 1)[-1].isdigit():
+            calls[name] = 0
+            module.register_forward_pre_hook(count(name))
     return calls
 
 

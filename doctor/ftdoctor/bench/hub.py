@@ -16,7 +16,10 @@ SCRIPT = """
 import sys
 from huggingface_hub import snapshot_download
 patterns = sys.argv[2].split(",") + (["*.py"] if sys.argv[3] == "code" else [])
-print(snapshot_download(sys.argv[1], allow_patterns=patterns))
+try:
+    print(snapshot_download(sys.argv[1], allow_patterns=patterns))
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}".splitlines()[0])
 """
 
 
@@ -27,7 +30,8 @@ def fetch(model: str, trust_remote_code: bool = False) -> Path:
         ModelError: it could not be fetched.
     """
     arguments = [sys.executable, "-c", SCRIPT, model, ",".join(WANTED), "code" if trust_remote_code else ""]
-    environment = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+    kept = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+    environment = {**kept, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]

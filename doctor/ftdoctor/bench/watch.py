@@ -29,13 +29,9 @@ def gradient_recorder() -> Any:
     return GradientRecorder()
 
 
-def copy_of(model: Any, trainable_only: bool = False) -> dict[str, Any]:
-    """Return name to a copy of each parameter."""
-    return {
-        name: parameter.detach().clone()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad or not trainable_only
-    }
+def copy_of(model: Any) -> dict[str, Any]:
+    """Return name to a copy of each parameter that is trained."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def logged(trainer: Any, key: str) -> dict[int, float]:

@@ -156,7 +156,7 @@ def _model(chosen: dict[str, Any]) -> str:
     if not folder.exists() and chosen["online"]:
         from ftdoctor.bench.hub import fetch
 
-        folder = fetch(chosen["model"])
+        folder = fetch(chosen["model"], chosen["trust_remote_code"])
     refuse_unsafe(folder, chosen["trust_remote_code"])
     return str(folder.resolve())
 
