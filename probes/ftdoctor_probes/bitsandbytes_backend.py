@@ -2,10 +2,12 @@
 
 Why: when bitsandbytes finds no library for the CUDA version that torch was built for, it loads a stand-in and says
 so in one line of the log; the error comes much later, from the first quantized layer. A library that loads
-may still have no right kernel for this device, and then weights are garbage while nothing is raised.
+may still have no right kernel for this device, and then weights are garbage while nothing is raised: on CPUs with
+AVX512, half of the weights of a layer whose input size is no multiple of 64.
 
 Cure: install a bitsandbytes release that brings a library for the CUDA version of torch (`python -m bitsandbytes`
-names the one it looks for), or a torch built for a CUDA version that bitsandbytes has; unset BNB_CUDA_VERSION.
+names the one it looks for), or a torch built for a CUDA version that bitsandbytes has; unset BNB_CUDA_VERSION. Put
+layers whose input size is no multiple of 64 into `llm_int8_skip_modules`, or quantize to int8.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ if TYPE_CHECKING:
     from ftdoctor.checks import Check
     from ftdoctor.patch import Patch
 
-SHAPE = (32, 128)
+ROWS = 32
 
 
 @probe(
     area="environment",
     needs=("torch", "bitsandbytes"),
-    axes=("device", "quantization", "dtype"),
+    axes=("device", "quantization", "dtype", "row_length"),
     only={"quantization": ("nf4", "fp4", "int8")},
     references=("bitsandbytes-foundation/bitsandbytes#1307",),
 )
@@ -44,7 +46,7 @@ def bitsandbytes_backend(bench: Bench, check: Check) -> None:
         owner=bnb.cextension.get_native_library,
     )
     kind = bench.cell["quantization"]
-    weight = torch.randn(SHAPE).to(bench.device, bench.dtype)
+    weight = torch.randn(ROWS, int(bench.cell["row_length"])).to(bench.device, bench.dtype)
     back = _round_trip(weight, kind)
     check.equal("dtype", str(back.dtype), str(bench.dtype), why="dequantized weights have the dtype they came from")
     allowed = precision.format_error(weight, kind) + precision.rounding_error(weight, kind, bench.dtype)
@@ -55,7 +57,7 @@ def bitsandbytes_backend(bench: Bench, check: Check) -> None:
         1.0,
         why="error of each weight over what the format allows: the distance to its nearest level times absmax "
         "(int8: half a step of absmax/127), four roundings to this dtype, and levels compared in float16",
-        owner=bnb.functional.int8_vectorwise_quant if kind == "int8" else bnb.functional.quantize_4bit,
+        owner=bnb.functional.int8_vectorwise_quant if kind == "int8" else bnb.functional.dequantize_4bit,
     )
 
 

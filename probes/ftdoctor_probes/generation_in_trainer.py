@@ -5,9 +5,13 @@ goes past it to the inner model, so weights of mixed dtypes, made by the trainer
 and then fail in every sample prediction: `expected scalar type Float but found BFloat16`, or `mat1 and mat2 must
 have the same dtype`. It is one fault with three texts; switching autocast off never cures it.
 
-Cure: put the trainer's own precision around the call: `with trainer.accelerator.autocast(): model.generate(...)`.
-Casting input_ids, or `autocast(enabled=False)`, does not help. Wrong tokens instead of an error: call
-`model.eval()` first and see `ftdoctor explain generation-under-checkpointing`.
+Newer TRL trains through a head of its own that casts on the way, so that a bfloat16 `modules_to_save` head behind
+float32 norms trains well even without mixed precision, and fails in `generate` alone.
+
+Cure: put the trainer's own precision around the call: `with trainer.accelerator.autocast(): model.generate(...)`;
+where the trainer has no mixed precision, `torch.autocast(device, dtype=torch.bfloat16)`. Casting input_ids, or
+`autocast(enabled=False)`, does not help. Wrong tokens instead of an error: call `model.eval()` first and see
+`ftdoctor explain generation-under-checkpointing`.
 """
 
 from __future__ import annotations
