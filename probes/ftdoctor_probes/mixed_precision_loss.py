@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ftdoctor.bench.reference import CONFIDENCE, loss_error, mean_loss, roundoff
+from ftdoctor.bench.precision import unit_roundoff
+from ftdoctor.bench.reference import CONFIDENCE, loss_error, mean_loss
 from ftdoctor.bench.watch import undisturbed
 from ftdoctor.probe import probe
 
@@ -52,7 +53,7 @@ def mixed_precision_loss(bench: Bench, check: Check) -> None:
         owner=Accelerator.prepare_model,
     )
     scored = int((batch["labels"][:, 1:] != -100).sum())
-    flips = CONFIDENCE * 2 * roundoff(half) * float(logits.abs().max()) / math.sqrt(scored)
+    flips = CONFIDENCE * 2 * unit_roundoff(half) * float(logits.abs().max()) / math.sqrt(scored)
     check.close(
         "training loss",
         loss,

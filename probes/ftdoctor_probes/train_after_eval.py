@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ftdoctor.bench import rounding
+from ftdoctor.bench import tensors
 from ftdoctor.probe import probe
 
 if TYPE_CHECKING:
@@ -39,43 +39,18 @@ def train_after_eval(bench: Bench, check: Check) -> None:
     )
     trainer.train()  # lora_B is zero until the first step, and the gradients of lora_A with it
     batch = next(iter(trainer.get_train_dataloader()))
-    before = _gradients(trainer, batch)
+    before = tensors.gradients(trainer, batch)
     trainer.evaluate()
-    after = _gradients(trainer, batch)
-
-    bound, why = (0.0, "one thread on a CPU repeats bit for bit")
-    if bench.device != "cpu":
-        bound, why = rounding.relative(trainer.model, rounding.coarsest(bench, trainer.model))
-    errors = {name: _error(after.get(name), before[name]) for name in before}
-    wrong = {name: error for name, error in errors.items() if not error <= bound}
-    left = sorted(_norm(after.get(n)) / max(_norm(before[n]), 1e-300) for n in wrong)
-    norms = f"; their norms are {left[0]:.3g} to {left[-1]:.3g} of the true ones" if left else ""
+    bound, why = tensors.gradient_bound(bench, trainer)
+    wrong, words = tensors.differing(tensors.gradients(trainer, batch), before, bound)
     check.that(
         "gradients after an evaluation",
         bool(before) and not wrong,
-        f"{len(wrong)} of {len(before)} tensors differ{norms}",
+        words,
         f"each within {bound:.3g} of its norm",
         why=why,
         owner=_owner(trainer),
     )
-
-
-def _gradients(trainer: Any, batch: dict[str, Any]) -> dict[str, Any]:
-    trainer.model.zero_grad()
-    trainer.training_step(trainer.model, dict(batch))
-    trained = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
-    return {n: p.grad.detach().double().clone() for n, p in trained.items() if p.grad is not None}
-
-
-def _error(now: Any, before: Any) -> float:
-    """Return the difference relative to the norm of the gradient before."""
-    if now is None:
-        return float("inf")
-    return _norm(now - before) / max(_norm(before), 1e-300)
-
-
-def _norm(value: Any) -> float:
-    return 0.0 if value is None else float(value.norm())
 
 
 def _owner(trainer: Any) -> Any:

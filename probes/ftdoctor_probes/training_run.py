@@ -12,12 +12,11 @@ copy to float32; with checkpointing call `model.enable_input_require_grads()` or
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.bench import precision, watch
-from ftdoctor.bench.tensors import some, trained_copy
+from ftdoctor.bench.tensors import frozen_digests, some, trained_copy
 from ftdoctor.probe import probe
 
 if TYPE_CHECKING:
@@ -50,23 +49,12 @@ def training_run(bench: Bench, check: Check) -> None:
     arguments = bench.arguments(max_steps=STEPS, per_device_train_batch_size=ROWS, learning_rate=RATE)
     trainer = bench.trainer(bench.trainable(), bench.tokenizer(), arguments, rows=ROWS, callbacks=[recorder])
     model = trainer.model
-    before, weights = _digests(model), trained_copy(model)
-    calls, reached = _count_calls(_first_layer_norm(model)), _watch_experts(model)
+    before, weights, calls = frozen_digests(model), trained_copy(model), _watch_experts(model)
     trainer.train()
 
     _check_tensors(check, model, before, weights)
-    _check_optimization(check, trainer, recorder.steps[-1], reached)
+    _check_optimization(check, trainer, recorder.steps[-1], calls)
     _check_loss(check, trainer)
-    if calls is not None:
-        from transformers import PreTrainedModel
-
-        check.equal(
-            "passes through the first layer in a step",
-            len(calls) / STEPS,
-            1.0 if bench.cell["checkpointing"] == "off" else 2.0,
-            why="checkpointing runs each layer again in the backward pass, and nothing else does",
-            owner=PreTrainedModel.gradient_checkpointing_enable,
-        )
 
 
 def _check_tensors(check: Check, model: Any, before: dict[str, str], weights: dict[str, Any]) -> None:
@@ -88,7 +76,7 @@ def _check_tensors(check: Check, model: Any, before: dict[str, str], weights: di
         why="squares of gradients below 2**-12 are zero in float16, and Adam divides by their mean",
         owner=_saved_copies() if any("modules_to_save" in n for n in half) else type(model).__init__,
     )
-    after = _digests(model)
+    after = frozen_digests(model)
     check.equal(
         "frozen tensors that changed",
         some(k for k in after if after[k] != before.get(k)),
@@ -106,11 +94,11 @@ def _check_tensors(check: Check, model: Any, before: dict[str, str], weights: di
     )
 
 
-def _check_optimization(check: Check, trainer: Any, gradients: dict[str, Any], reached: dict[str, int]) -> None:
+def _check_optimization(check: Check, trainer: Any, gradients: dict[str, Any], experts: dict[str, int]) -> None:
     import transformers
 
     trained = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
-    idle = {name for name, calls in reached.items() if calls < max(reached.values())}
+    idle = {name for name, calls in experts.items() if calls < max(experts.values())}
     due = [n for n in trained if not any(n.startswith(f"{name}.") for name in idle)]
     empty = [n for n in due if n not in gradients or not gradients[n].isfinite().all() or not gradients[n].any()]
     check.equal(
@@ -161,41 +149,9 @@ def _saved_copies() -> Any:
     return ModulesToSaveWrapper
 
 
-def _digests(model: Any) -> dict[str, str]:
-    """Return name to a digest of the bytes of all that a checkpoint would hold and that is not trained.
-
-    A tied weight has two names in a checkpoint; it is trained if either is.
-    """
-    import torch
-
-    trained = {p.data_ptr() for p in model.parameters() if p.requires_grad}
-    return {
-        name: hashlib.blake2b(value.detach().reshape(-1).cpu().view(torch.uint8).numpy().tobytes()).hexdigest()
-        for name, value in model.state_dict().items()
-        if torch.is_tensor(value) and value.data_ptr() not in trained
-    }
-
-
 def _stands_still(now: Any, before: Any) -> bool:
     spacing = float(before.abs().min()) * precision.unit_roundoff(before.dtype)
     return spacing < RATE and bool((now.detach() == before).all())
-
-
-def _first_layer_norm(model: Any) -> Any:
-    """Return the first module of the first decoder layer that holds weights itself, or None."""
-    import torch
-
-    layers = next((m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)), None)
-    inside = layers[0].modules() if layers is not None else ()
-    return next((m for m in inside if m._parameters and not m._modules), None)
-
-
-def _count_calls(module: Any) -> list[int] | None:
-    if module is None:
-        return None
-    calls: list[int] = []
-    module.register_forward_pre_hook(lambda *_: calls.append(1))
-    return calls
 
 
 def _watch_experts(model: Any) -> dict[str, int]:
@@ -291,15 +247,3 @@ def frozen_drifts(patch: Patch) -> None:
         return original(self, model, *args, **kwargs)
 
     patch.wrap(Trainer, "training_step", around)
-
-
-@training_run.fault(
-    "checkpointing is asked for and not switched on",
-    catches=("passes through the first layer in a step",),
-    cell={"checkpointing": "non_reentrant"},
-)
-def checkpointing_ignored(patch: Patch) -> None:
-    """The layers never learn of it."""
-    from transformers import PreTrainedModel
-
-    patch.replace(PreTrainedModel, "_set_gradient_checkpointing", lambda self, *args, **kwargs: None)

@@ -5,21 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ftdoctor.bench.precision import ROUNDINGS, unit_roundoff
+
 IGNORED = -100
 """The label of a position that is not scored."""
 
 CONFIDENCE = 4.0
 """Independent rounding errors add up to more than this many times their root sum of squares once in 16,000 cases."""
-
-ROUNDINGS_PER_LAYER = 13
-"""norm, query, key, rotation, scores, softmax, weighted sum, output, sum, norm, gate, product, down."""
-
-
-def roundoff(dtype: Any) -> float:
-    """Return the unit roundoff of a torch dtype: the largest relative error of one rounding."""
-    import torch
-
-    return float(torch.finfo(dtype).eps) / 2
 
 
 def token_losses(logits: Any, labels: Any) -> tuple[Any, Any]:
@@ -61,7 +53,7 @@ def loss_error(logits: Any, labels: Any) -> float:
     rows = logits.detach().double()
     vocabulary, tokens = rows.shape[-1], int((labels[:, 1:] != IGNORED).sum())
     size = float(rows.max() - rows.min()) + math.log(vocabulary)
-    return CONFIDENCE * roundoff(torch.float32) * (math.sqrt(vocabulary) + size * (3 + math.sqrt(tokens)))
+    return CONFIDENCE * unit_roundoff(torch.float32) * (math.sqrt(vocabulary) + size * (3 + math.sqrt(tokens)))
 
 
 def relative_forward_error(config: Any, dtype: Any) -> float:
@@ -73,9 +65,9 @@ def relative_forward_error(config: Any, dtype: Any) -> float:
     import torch
 
     text = config.get_text_config()
-    roundings = ROUNDINGS_PER_LAYER * int(text.num_hidden_layers) + 2
+    roundings = ROUNDINGS * int(text.num_hidden_layers) + 2
     terms = int(text.hidden_size) if dtype in (torch.float32, torch.float64) else 1
-    return CONFIDENCE * roundoff(dtype) * math.sqrt(roundings * terms)
+    return CONFIDENCE * unit_roundoff(dtype) * math.sqrt(roundings * terms)
 
 
 def token_loss_error(config: Any, dtype: Any, logits: Any) -> float:

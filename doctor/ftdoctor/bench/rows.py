@@ -21,10 +21,7 @@ _PAIRS = (
 
 def rows(number: int) -> list[tuple[str, str]]:
     """Return pairs of question and answer; after eight they repeat with a number in front."""
-    return [
-        _PAIRS[i] if i < len(_PAIRS) else (f"({i}) {_PAIRS[i % 8][0]}", _PAIRS[i % 8][1])
-        for i in range(number)
-    ]
+    return [_PAIRS[i] if i < len(_PAIRS) else (f"({i}) {_PAIRS[i % 8][0]}", _PAIRS[i % 8][1]) for i in range(number)]
 
 
 def messages(question: str, answer: str | None = None) -> list[dict[str, str]]:

@@ -68,9 +68,7 @@ def arguments(cell: Cell, device: str, folder: Path, seed: int, **changes: Any) 
     return TrainingArguments(**{**values, **changes})
 
 
-def trainer(
-    cell: Cell, model: Any, tokenizer: Any, args: Any, train: Any, evaluate: Any = None, **more: Any
-) -> Any:
+def trainer(cell: Cell, model: Any, tokenizer: Any, args: Any, train: Any, evaluate: Any = None, **more: Any) -> Any:
     """Return the cell's trainer, with the padding collator of transformers for the plain one."""
     from transformers import ProgressCallback
     from transformers.trainer_callback import PrinterCallback
