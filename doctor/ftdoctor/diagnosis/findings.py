@@ -47,12 +47,15 @@ def failures(result: CellResult) -> tuple[str, ...]:
 
 
 def cause(result: CellResult) -> tuple[str, ...]:
-    """Return what two results share when they have one cause: the raising line, or the checks that failed."""
+    """Return what two results share when they have one cause: the raising line, or the first check that failed.
+
+    What fails after it in the same cell is taken for its consequence.
+    """
     if result.raised is not None:
         return (result.raised.type, str(culprit_of(result.raised.frames)))
     if result.outcome is Outcome.CRASHED:
         return ("crashes", result.reason)
-    return failures(result)
+    return (failures(result)[:1] or (result.reason,)) + (str(culprit(result)),)
 
 
 def acceptance(result: CellResult, accepted: Sequence[Accepted], today: datetime.date) -> str:
