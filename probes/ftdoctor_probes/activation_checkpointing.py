@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ftdoctor.bench import tensors
+from ftdoctor.bench import tensors, watch
 from ftdoctor.probe import probe
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def activation_checkpointing(bench: Bench, check: Check) -> None:
     from transformers import PreTrainedModel
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    trainer = bench.trainer(bench.trainable(), bench.tokenizer(), bench.arguments(max_steps=STEPS))
+    model = watch.undisturbed(bench.trainable())
+    trainer = bench.trainer(model, bench.tokenizer(), bench.arguments(max_steps=STEPS))
     inside = _first_leaf(trainer.model)
     if inside is None:
         check.skip("the model has no list of layers whose passes could be counted")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ftdoctor.bench import tensors
+from ftdoctor.bench import tensors, watch
 from ftdoctor.probe import probe
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def train_after_eval(bench: Bench, check: Check) -> None:
     """Take the gradients of one batch before and after `trainer.evaluate()`, with no step in between."""
     tokenizer = bench.tokenizer()
     trainer = bench.trainer(
-        bench.trainable(),
+        watch.undisturbed(bench.trainable()),
         tokenizer,
         bench.arguments(max_steps=2, learning_rate=1e-2),
         eval_dataset=bench.dataset(tokenizer, 2),

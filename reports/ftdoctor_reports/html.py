@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 from ftdoctor.machine import describe, headline
-from ftdoctor.results import CellResult, Finding, Outcome, Run
+from ftdoctor.results import CellResult, CheckRecord, Finding, Level, Outcome, Run
 from ftdoctor.wording import count, printable, seconds
 from ftdoctor_reports import tally
 
@@ -82,7 +82,7 @@ def _head(run: Run) -> ET.Element:
 
 
 def _findings(run: Run) -> ET.Element:
-    section = h("section", h("h2", count(len(run.findings), "finding")))
+    section = h("section", h("h2", "Findings"))
     for finding in run.findings:
         section.append(_finding(finding, run))
     if not run.findings:
@@ -129,12 +129,21 @@ def _checks(result: CellResult) -> ET.Element | None:
     rows = [
         h(
             "tr",
-            h("td", "✓" if c.ok else "✗", class_="passed" if c.ok else "failed"),
+            _judged(c),
             *(h("td", text) for text in (c.name, c.measured, c.expected, c.tolerance, c.why)),
         )
         for c in result.checks
     ]
     return _table(("", "check", "measured", "expected", "tolerance", "why"), rows)
+
+
+def _judged(check: CheckRecord) -> ET.Element:
+    if check.level is Level.NOTE:
+        return h("td", "·", {"aria-label": "noted"})
+    if check.ok:
+        return h("td", "✓", {"aria-label": "holds"}, class_="passed")
+    warned = check.level is Level.WARN
+    return h("td", "!" if warned else "✗", {"aria-label": "does not hold"}, class_="warned" if warned else "failed")
 
 
 def _table(heads: Sequence[str], rows: Iterable[ET.Element]) -> ET.Element:

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ftdoctor.bench import decoding, rounding
+from ftdoctor.bench import decoding, rounding, watch
 from ftdoctor.bench.packing import keep_unpacked
 
 if TYPE_CHECKING:
@@ -127,14 +127,14 @@ def sampled_run(bench: Bench, model: Any, **more: Any) -> SampledRun:
 
     Args:
         bench: the bench of the cell.
-        model: what is trained; its 4-bit layers are kept from repacking themselves at the first generation, for
-            `train-after-eval` is about that.
+        model: what is trained. Its 4-bit layers are kept from repacking themselves at the first generation, for
+            `train-after-eval` is about that; its dropout is off, for in train mode it makes any token right.
         more: further arguments of the trainer.
     """
     tokenizer = bench.tokenizer()
     inputs = decoding.prompt(tokenizer, bench.rows(1)[0][0], bench.device)
     samples = Samples(inputs, tokenizer.pad_token_id, lambda m: rounding.coarsest(bench, m))
-    samples.take(BEFORE, keep_unpacked(model))
+    samples.take(BEFORE, watch.undisturbed(keep_unpacked(model)))
     # LoRA's product of small matrices needs large steps to be seen; a full model would be ruined by them.
     rate = 1e-3 if bench.cell["adapter"] == "none" else 1e-2
     before = _dtypes(model)
