@@ -56,7 +56,6 @@ def test_it_has_at_least_two_faults(name):
 
 
 @pytest.mark.stack
-@pytest.mark.xdist_group("selftest")
 @pytest.mark.parametrize(("name", "fault"), FAULTS)
 def test_it_catches_its_fault(of, name, fault):
     """By the checks that the fault names: removing one of them makes this fail."""
@@ -66,7 +65,6 @@ def test_it_catches_its_fault(of, name, fault):
 
 
 @pytest.mark.stack
-@pytest.mark.xdist_group("selftest")
 @pytest.mark.parametrize("name", PACK)
 def test_it_is_not_red_without_a_fault(of, name):
     """In every cell in which one of its faults is tried."""
@@ -74,7 +72,6 @@ def test_it_is_not_red_without_a_fault(of, name):
 
 
 @pytest.mark.stack
-@pytest.mark.xdist_group("selftest")
 @pytest.mark.parametrize("name", PACK)
 def test_each_of_its_checks_is_guarded_by_a_fault(of, name):
     """A check that no fault trips could be removed unnoticed."""
