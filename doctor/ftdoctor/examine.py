@@ -15,7 +15,7 @@ import ftdoctor_matrix as matrix
 from ftdoctor import __version__, machine
 from ftdoctor.diagnosis.findings import findings
 from ftdoctor.errors import JournalError
-from ftdoctor.results import SCHEMA, CellResult, Outcome, Run, Skipped, encode
+from ftdoctor.results import SCHEMA, CellResult, Finding, Outcome, Run, Skipped, encode
 from ftdoctor.runner.journal import NAME, Journal, fingerprint, new_run_folder
 from ftdoctor.runner.plan import Choice, Here, Planned, plan
 from ftdoctor.runner.pool import Pool
@@ -241,9 +241,10 @@ def _skipped(planned: Sequence[Planned], results: Sequence[CellResult]) -> Itera
             yield Skipped(item.probe, item.cell, result.reason)
 
 
-def _unseen(accept: Sequence[Accepted], planned: Sequence[Planned], found: Sequence[Any]) -> Iterator[str]:
+def _unseen(accept: Sequence[Accepted], planned: Sequence[Planned], found: Sequence[Finding]) -> Iterator[str]:
     """Yield a note for each accepted finding whose cells ran without showing it: it may be gone."""
     for entry in accept:
-        ran = any(p.probe == entry.probe and not p.skip and p.cell.matches(entry.cells) for p in planned)
+        cells = [p.cell for p in planned if p.probe == entry.probe and not p.skip]
+        ran = any(cell.matches(entry.cells) and all(axis in cell for axis in entry.cells) for cell in cells)
         if ran and not any(f.probe == entry.probe and f.accepted == entry.reason for f in found):
             yield f"the accepted finding of {entry.probe} was not seen: {entry.reason}"

@@ -228,7 +228,9 @@ class Host:
         self.say({"result": run.task.id, "data": encode(verdict(run, status, seconds))})
 
     def _reap_strangers(self) -> None:
-        """End and collect what dead cells left behind and this process has adopted."""
+        """End and collect what dead cells left behind and this process has adopted, where it can adopt."""
+        if sys.platform != "linux":
+            return
         for child in processes.children(os.getpid()):
             if child not in self.running:
                 processes.end(child)
