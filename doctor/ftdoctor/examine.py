@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ftdoctor.probe import Probe
 
 GIB = 1024**3
+MOST_JOBS = 16
+"""Cells at a time where nothing else is asked: each holds a gigabyte with its imports."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Request:
     """Local folder of the user's model, or empty."""
     trust_remote_code: bool = False
     jobs: int = 0
-    """Cells at a time; 0 for one per GPU, or per core where there is none."""
+    """Cells at a time; 0 for one per core, sixteen at most. Each GPU is used by one cell at a time."""
     timeout: float = 0.0
     """Seconds a cell may take; 0 for the default."""
     expect: Mapping[str, str] = field(default_factory=dict)
@@ -79,7 +81,7 @@ def prepare(request: Request) -> Prepared:
         selection=request.selection,
         own_model=bool(request.model),
     )
-    jobs = request.jobs or len(facts["gpus"]) or facts["cores"]
+    jobs = request.jobs or max(len(facts["gpus"]), min(facts["cores"], MOST_JOBS))
     return Prepared(request, facts, stack, plan(choice, Here.of(facts, stack)), jobs)
 
 

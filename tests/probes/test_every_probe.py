@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import sys
+
 import pytest
 
 import ftdoctor_matrix as matrix
@@ -79,3 +83,24 @@ def test_each_of_its_checks_is_guarded_by_a_fault(of, name):
     guarded = {check for f in PACK[name].faults for check in f.catches if not check.startswith(RAISES)}
 
     assert recorded - guarded == set()
+
+
+JUDGED = ("that", "equal", "close", "at_most", "at_least", "finite", "raises")
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_each_check_in_its_source_is_guarded_by_a_fault(name):
+    """Also those that only some cells record."""
+    tree = ast.parse(inspect.getsource(sys.modules[PACK[name].module]))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    written = {
+        call.args[0].value
+        for call in calls
+        if call.func.attr in JUDGED
+        and ast.unparse(call.func.value) == "check"
+        and call.args
+        and isinstance(call.args[0], ast.Constant)
+    }
+    guarded = {check for fault in PACK[name].faults for check in fault.catches}
+
+    assert written - guarded == set()

@@ -48,7 +48,7 @@ jobs_option = click.option(
     "--jobs",
     "-j",
     type=click.IntRange(min=1),
-    help="Cells at a time; one per GPU, or per core where there is none.",
+    help="Cells at a time; one per core by default. A GPU is used by one cell at a time.",
 )
 timeout_option = click.option(
     "--timeout",

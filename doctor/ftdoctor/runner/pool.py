@@ -71,7 +71,7 @@ class Pool:
         cache: folder of the run, for the cells' caches and the hosts' logs.
         preload: modules that the fork server imports.
         fresh: why every cell must have a fresh interpreter; empty to fork.
-        gpus: number of accelerators; with several, each cell that wants one sees only the least busy.
+        gpus: number of accelerators; each is used by one cell at a time, and a cell sees only its own.
     """
 
     def __init__(self, jobs: int, cache: Path, preload: Sequence[str], fresh: str = "", gpus: int = 0) -> None:
@@ -124,15 +124,21 @@ class Pool:
                 self._start(mode)
         for mode, queue in waiting.items():
             host = self._hosts.get(mode)
-            while queue and host and host.ready and self._busy() < self.jobs:
-                host.give(self._placed(queue.popleft()))
+            while host and host.ready and self._busy() < self.jobs and (task := self._next(queue)):
+                host.give(task)
 
-    def _placed(self, task: Task) -> Task:
-        """Give a task that wants an accelerator the one that the fewest running cells use."""
-        if not task.accelerated or self.gpus < 2:
-            return task
-        used = [t.gpu for host in self._hosts.values() for t in host.running.values()]
-        return replace(task, gpu=min(map(str, range(self.gpus)), key=used.count))
+    def _next(self, queue: deque[Task]) -> Task | None:
+        """Take the first task that may start now: one that wants an accelerator waits for a free one."""
+        used = [t.gpu for host in self._hosts.values() for t in host.running.values() if t.accelerated]
+        for task in queue:
+            if not task.accelerated:
+                queue.remove(task)
+                return task
+            if len(used) < max(self.gpus, 1):
+                queue.remove(task)
+                free = min(map(str, range(self.gpus)), key=used.count, default="")
+                return replace(task, gpu=free if self.gpus > 1 else "")
+        return None
 
     def _busy(self) -> int:
         importing = sum(1 for h in self._hosts.values() if not h.ready)

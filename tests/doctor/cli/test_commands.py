@@ -220,3 +220,24 @@ def test_completion_of_names(ftdoctor):
     )  # fmt: skip
 
     assert done.stdout.split() == ["plain,vocabulary=512", "plain,vocabulary=128k"]
+
+
+def test_a_fault_that_is_slept_through_fails_the_selftest(unruly, ftdoctor):
+    """Status 1, with the check that should have caught it."""
+    done = ftdoctor("selftest", "--probe", "sleepy", light=True)
+
+    assert done.returncode == 1
+    assert "caught   sleepy  numbers are doubled" in done.stdout
+    assert "missed   sleepy  texts are doubled: not caught by text" in done.stdout
+    assert "1 of 2 faults caught, 0 probes red without a fault, 0 skipped" in done.stdout
+
+
+def test_selftest_as_json(unruly, ftdoctor):
+    """For a machine."""
+    done = ftdoctor("selftest", "--probe", "sleepy", "--json", light=True)
+
+    assert [(t["fault"], t["ok"]) for t in json.loads(done.stdout)] == [
+        ("numbers are doubled", True),
+        ("texts are doubled", False),
+        ("without a fault", True),
+    ]

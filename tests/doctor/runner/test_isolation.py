@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import time
@@ -163,3 +164,25 @@ def test_hosts_end_with_the_pool(unruly, tmp_path):
     running.close()
 
     assert [host.poll() is None for host in hosts] == [False] * len(hosts)
+
+
+def test_an_accelerator_is_used_by_one_cell_at_a_time(unruly, tmp_path):
+    """Each cell sees only its own; cells that want none run beside them."""
+    pool = Pool(4, tmp_path, (), gpus=2)
+    settings = Settings(str(tmp_path))
+    tasks = [
+        Task(i, "unruly.accelerated", "accelerated", Cell.of({"n": str(i)}), settings, LIMITS, accelerated=i < 6)
+        for i in range(8)
+    ]
+    seen = {}
+    for task, result in pool.run(tasks):
+        assert result.outcome is Outcome.PASSED, result
+        seen[task.id] = {c.name: c.measured for c in result.checks}
+    times = {i: (float(s["from"]), float(s["to"])) for i, s in seen.items()}
+
+    assert [seen[i]["gpu"] for i in (6, 7)] == ["", ""]
+    assert {seen[i]["gpu"] for i in range(6)} == {"0", "1"}
+    for gpu in ("0", "1"):
+        spans = sorted(times[i] for i in range(6) if seen[i]["gpu"] == gpu)
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+    assert min(times[6][0], times[7][0]) < max(start for i, (start, _) in times.items() if i < 6)
