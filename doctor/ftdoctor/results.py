@@ -84,8 +84,10 @@ class Raised:
     type: str
     message: str
     traceback: str
+    origin: str = ""
+    """Type and message of the exception from which this one was raised, empty where there is none."""
     frames: tuple[Frame, ...] = ()
-    """Outermost first; the last one raised."""
+    """Outermost first; the last one raised. Of the exception from which this one was raised, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,8 @@ class Finding:
     again: str = ""
     """The command that shows it again."""
     advisories: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    """Other probes that fail at the same line."""
     accepted: str = ""
     """The reason for which this finding is accepted, empty where it is not."""
 

@@ -99,6 +99,7 @@ def _finding(finding: Finding, run: Run) -> ET.Element:
         ("depends on", finding.dependence),
         ("cure", finding.cure),
         ("again", h("code", finding.again)),
+        ("also ends", ", ".join(finding.also)),
         ("accepted", finding.accepted),
     ]
     return h(

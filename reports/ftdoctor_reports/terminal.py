@@ -84,6 +84,7 @@ def _finding(finding: Finding, marks: Mapping[Outcome, str]) -> RenderableType:
         ("cells", "" if finding.dependence else str(finding.cells[0])),
         ("cure", finding.cure),
         ("again", finding.again),
+        ("also ends", ", ".join(finding.also)),
     ]
     table = Table.grid(padding=(0, 1))
     table.add_column(no_wrap=True, style="dim")

@@ -18,7 +18,7 @@ RESULT = CellResult(
         CheckRecord("ids", False, "[1]", "[2]", owner=Frame("transformers", "5.0", "a.py", 3, "f")),
         CheckRecord("disk", False, "1", "2", level=Level.WARN),
     ),
-    raised=Raised("ValueError", "no", "Traceback ...", (Frame("", "", "x.py", 1),)),
+    raised=Raised("ValueError", "no", "Traceback ...", "KeyError: 1", (Frame("", "", "x.py", 1),)),
     warnings=("UserWarning: x",),
     seconds=1.5,
 )

@@ -26,13 +26,16 @@ def findings(
     today: datetime.date,
     model: str = "",
 ) -> tuple[Finding, ...]:
-    """Merge red results into findings, in the order of the results; accepted ones come last."""
-    groups: dict[tuple[str, tuple[str, ...], str], list[CellResult]] = {}
+    """Merge red results into findings, in the order of the results; accepted ones come last.
+
+    Results of several probes that were ended by the same line of a library are one finding of the first of them.
+    """
+    groups: dict[tuple[tuple[str, ...], str], list[CellResult]] = {}
     for result in results:
         if result.outcome.is_red:
             reason = acceptance(result, accepted, today)
-            groups.setdefault((result.probe, cause(result), reason), []).append(result)
-    found = [_finding(name, group, results, probes[name], reason, model) for (name, _, reason), group in groups.items()]
+            groups.setdefault((cause(result), reason), []).append(result)
+    found = [_finding(group, results, probes, reason, model) for (_, reason), group in groups.items()]
     return tuple(sorted(found, key=lambda f: bool(f.accepted)))
 
 
@@ -47,15 +50,19 @@ def failures(result: CellResult) -> tuple[str, ...]:
 
 
 def cause(result: CellResult) -> tuple[str, ...]:
-    """Return what two results share when they have one cause: the raising line, or the first check that failed.
+    """Return what results share when they have one cause: the raising line, or the first check that failed.
 
-    What fails after it in the same cell is taken for its consequence.
+    What fails after it in the same cell is taken for its consequence. Only a line of a library is a cause that
+    several probes can share.
     """
+    blamed = str(culprit(result))
+    if result.raised is not None and blamed != "None":
+        return ("raised", blamed)
     if result.raised is not None:
-        return (result.raised.type, str(culprit_of(result.raised.frames)))
+        return (result.probe, result.raised.type, result.raised.message)
     if result.outcome is Outcome.CRASHED:
-        return ("crashes", result.reason)
-    return (failures(result)[:1] or (result.reason,)) + (str(culprit(result)),)
+        return (result.probe, "crashes", result.reason)
+    return (result.probe, *(failures(result)[:1] or (result.reason,)), blamed)
 
 
 def acceptance(result: CellResult, accepted: Sequence[Accepted], today: datetime.date) -> str:
@@ -80,7 +87,8 @@ def culprit(result: CellResult) -> Culprit | None:
 def summary(result: CellResult) -> str:
     """Say in a line what failed."""
     if result.raised is not None:
-        return f"{result.raised.type}: {result.raised.message}"
+        outer = f"{result.raised.type}: {result.raised.message}"
+        return f"{result.raised.origin}, seen as {outer}" if result.raised.origin else outer
     if result.outcome is Outcome.CRASHED:
         return result.reason
     if not result.failed_checks:
@@ -90,25 +98,26 @@ def summary(result: CellResult) -> str:
 
 
 def _finding(
-    name: str,
     group: Sequence[CellResult],
     results: Sequence[CellResult],
-    probe: Probe,
+    probes: Mapping[str, Probe],
     accepted: str,
     model: str,
 ) -> Finding:
-    cells = tuple(r.cell for r in group)
-    passing = [r.cell for r in results if r.probe == name and r.outcome in (Outcome.PASSED, Outcome.WARNED)]
-    depends = dependence(cells, passing)
+    probe = probes[group[0].probe]
+    own = [r for r in group if r.probe == probe.name]
+    passing = [r.cell for r in results if r.probe == probe.name and r.outcome in (Outcome.PASSED, Outcome.WARNED)]
+    depends = dependence([r.cell for r in own], passing)
     return Finding(
-        probe=name,
-        summary=summary(group[0]),
-        cells=cells,
-        culprit=culprit(group[0]),
+        probe=probe.name,
+        summary=summary(own[0]),
+        cells=tuple(r.cell for r in own),
+        culprit=culprit(own[0]),
         depends_on=depends.on,
         dependence=depends.words,
         cure=probe.section("Cure"),
-        again=_again(probe, cells[0], depends.on, model),
+        again=_again(probe, own[0].cell, depends.on, model),
+        also=tuple(dict.fromkeys(r.probe for r in group if r.probe != probe.name)),
         accepted=accepted,
     )
 

@@ -148,12 +148,25 @@ def seed_everything(seed: int) -> None:
 
 
 def _raised(error: BaseException) -> Raised:
+    root = _root(error)
     return Raised(
         type=type(error).__name__,
-        message=shorten(" ".join(str(error).split()), 600),
+        message=_line(error),
         traceback=shorten("".join(traceback.format_exception(error)), 20_000),
-        frames=frames_of(error.__traceback__),
+        origin="" if root is error else f"{type(root).__name__}: {_line(root)}",
+        frames=frames_of(root.__traceback__),
     )
+
+
+def _line(error: BaseException) -> str:
+    return shorten(" ".join(str(error).split()), 600)
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return the exception from which this one was raised on purpose, at the bottom of the chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _told(caught: list[warnings.WarningMessage]) -> list[str]:

@@ -20,7 +20,7 @@ def result(family, vocabulary, outcome=Outcome.PASSED, **more):
 
 
 def raised(message="'dict' object", frame=FRAME):
-    return Raised("AttributeError", message, "Traceback", (frame,))
+    return Raised("AttributeError", message, "Traceback", frames=(frame,))
 
 
 def found(results, accepted=()):
@@ -60,6 +60,19 @@ def test_two_causes_are_two_findings():
         "ids: measured 1, expected 2",
         "was killed by SIGSEGV",
     ]
+
+
+def test_probes_that_end_at_the_same_line_are_one_finding_of_the_first():
+    """A library that cannot be imported is one fault, whatever it breaks."""
+    results = [
+        result("llama", "512", Outcome.FAILED, raised=raised()),
+        CellResult("model-load", Cell(), Outcome.FAILED, raised=raised()),
+        CellResult("model-load", Cell(), Outcome.FAILED, checks=(CheckRecord("ids", False, "1", "2", owner=FRAME),)),
+    ]
+    first, second = found(results)
+
+    assert (first.probe, first.also, first.cells) == (PROBE, ("model-load",), (results[0].cell,))
+    assert (second.probe, second.also) == ("model-load", ())
 
 
 def test_a_failed_check_names_the_line_that_broke_its_promise():

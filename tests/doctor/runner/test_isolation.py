@@ -186,3 +186,14 @@ def test_an_accelerator_is_used_by_one_cell_at_a_time(unruly, tmp_path):
         spans = sorted(times[i] for i in range(6) if seen[i]["gpu"] == gpu)
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     assert min(times[6][0], times[7][0]) < max(start for i, (start, _) in times.items() if i < 6)
+
+
+def test_the_frames_are_those_of_the_exception_at_the_bottom_of_the_chain(unruly, tmp_path):
+    """Whoever wraps an error in another one is not its culprit."""
+    results, _ = examine(["chains"], tmp_path / "cache")
+    raised = results["chains"].raised
+
+    assert (raised.type, raised.message) == ("RuntimeError", "wrapped")
+    assert raised.origin == "BadParameter: 'x' is not a valid integer range."
+    assert raised.frames[-1].file.startswith("click/")
+    assert "BadParameter" in raised.traceback
