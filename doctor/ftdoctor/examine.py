@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import shutil
 import tempfile
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import ftdoctor_matrix as matrix
 from ftdoctor import __version__, machine
 from ftdoctor.diagnosis.findings import findings
-from ftdoctor.errors import JournalError
+from ftdoctor.errors import JournalError, UsageError
 from ftdoctor.results import SCHEMA, CellResult, Finding, Outcome, Run, Skipped, encode
 from ftdoctor.runner.journal import NAME, Journal, fingerprint, new_run_folder
 from ftdoctor.runner.plan import Choice, Here, Planned, plan
@@ -70,7 +71,13 @@ class Prepared:
 
 
 def prepare(request: Request) -> Prepared:
-    """Look at the machine and make the plan; imports no library of the stack."""
+    """Look at the machine and make the plan; imports no library of the stack.
+
+    Raises:
+        UsageError: this is Windows, where processes cannot be kept apart in the way that cells need.
+    """
+    if os.name == "nt":
+        raise UsageError("ftdoctor examines Linux and macOS; on Windows run it inside WSL.")
     facts = machine.examine()
     stack = machine.stack(matrix.libraries().order)
     choice = Choice(

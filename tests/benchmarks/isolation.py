@@ -31,7 +31,12 @@ def main() -> None:
     modules = matrix.libraries().preload_safe + matrix.libraries().preload_full
     program = "import importlib\n" + "".join(f"importlib.import_module({m!r})\n" for m in modules)
     fresh = [
-        timed(lambda: subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)) for _ in range(3)
+        timed(
+            lambda: subprocess.run(
+                [sys.executable, "-W", "ignore", "-c", program], check=True, stderr=subprocess.DEVNULL
+            )
+        )
+        for _ in range(3)
     ]
     forked = forked_seconds(modules)
     ratio = statistics.median(fresh) / forked

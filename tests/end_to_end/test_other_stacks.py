@@ -107,6 +107,25 @@ def test_the_tokenizer_fault_of_transformers_4_57_2_is_found(tmp_path):
     assert {r["outcome"] for r in report["results"] if r["cell"]["vocabulary"] == "512"} == {"passed"}
 
 
+def test_a_library_that_no_longer_imports_is_one_finding(tmp_path):
+    """peft 0.17.1 beside transformers 5: everything that needs peft fails, and one line of peft is named."""
+    python = build(
+        tmp_path / "venv", "torch==2.13.0", "transformers==5.23.0", "peft==0.17.1", "trl==1.16.0", str(PROJECT)
+    )
+    done = subprocess.run(
+        [python, "-m", "ftdoctor", "check", "--profile", "quick", "--json"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    (finding,) = json.loads(done.stdout)["findings"]
+
+    assert done.returncode == 1
+    assert finding["probe"] == "stack-imports"
+    assert finding["summary"].startswith("ImportError: cannot import name 'HybridCache' from 'transformers'")
+    assert (finding["culprit"]["distribution"], finding["culprit"]["version"]) == ("peft", "0.17.1")
+    assert finding["culprit"]["file"] == "peft/peft_model.py"
+    assert {"training-run", "checkpoint-reload"} <= set(finding["also"])
+
+
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
 def test_without_a_stack_the_base_install_answers(tmp_path, version):
     """On every Python: env, list and explain work, and check says that nothing could be examined."""

@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from ftdoctor.diagnosis.dependence import dependence
-from ftdoctor.diagnosis.owner import culprit_of
+from ftdoctor.diagnosis.owner import culprit_of, frames_of_dump
 from ftdoctor.results import CellResult, Culprit, Finding, Outcome
 from ftdoctor_matrix import axes
 
@@ -61,7 +61,7 @@ def cause(result: CellResult) -> tuple[str, ...]:
     if result.raised is not None:
         return (result.probe, result.raised.type, result.raised.message)
     if result.outcome is Outcome.CRASHED:
-        return (result.probe, "crashes", result.reason)
+        return ("crashes", result.reason, *((blamed,) if blamed != "None" else (result.probe,)))
     return (result.probe, *(failures(result)[:1] or (result.reason,)), blamed)
 
 
@@ -74,9 +74,11 @@ def acceptance(result: CellResult, accepted: Sequence[Accepted], today: datetime
 
 
 def culprit(result: CellResult) -> Culprit | None:
-    """Name whose line it is: the raising frame's owner, or the code that a failed check holds to its promise."""
+    """Name whose line it is: the frame that raised or crashed, or the code that a failed check holds to its promise."""
     if result.raised is not None:
         return culprit_of(result.raised.frames)
+    if result.outcome is Outcome.CRASHED:
+        return culprit_of(frames_of_dump(result.output))
     for check in result.failed_checks:
         if check.owner is not None and check.owner.distribution:
             owner = check.owner
@@ -104,7 +106,8 @@ def _finding(
     accepted: str,
     model: str,
 ) -> Finding:
-    probe = probes[group[0].probe]
+    # A probe of imports says best what a library that cannot be imported breaks.
+    probe = probes[min(group, key=lambda r: not probes[r.probe].fresh).probe]
     own = [r for r in group if r.probe == probe.name]
     passing = [r.cell for r in results if r.probe == probe.name and r.outcome in (Outcome.PASSED, Outcome.WARNED)]
     depends = dependence([r.cell for r in own], passing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata as metadata
 import inspect
+import re
 import sysconfig
 import traceback
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 OWN = ("ftdoctor", "ftdoctor_probes", "ftdoctor_matrix", "ftdoctor_reports")
 PASSED_THROUGH = ("torch", "python", "tokenizers", "safetensors")
 """Libraries whose frames raise what others hand to them; they are blamed only when nobody else is on the path."""
+DUMPED = re.compile(r'  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)')
+"""A line of a traceback as `faulthandler` writes it."""
 
 
 def frame_of(thing: Any) -> Frame | None:
@@ -38,14 +41,33 @@ def frames_of(trace: TracebackType | None) -> tuple[Frame, ...]:
     return tuple(f for f in frames if f.distribution != "ftdoctor")
 
 
+def frames_of_dump(text: str) -> tuple[Frame, ...]:
+    """Return the frames of the thread that crashed out of what `faulthandler` has written, outermost first.
+
+    In the dump of a process that was ended for its time, where no thread crashed, the main thread comes last.
+    """
+    marker = "(most recent call first):"
+    head, _, crashed = text.rpartition("Current thread")
+    stack = crashed.partition(marker)[2] if head else text.rpartition(marker)[2]
+    found = []
+    for line in stack.splitlines()[1:]:
+        match = DUMPED.match(line)
+        if match is None:
+            break
+        found.append(_frame(match["file"], int(match["line"]), match["function"]))
+    return tuple(f for f in reversed(found) if f.distribution != "ftdoctor")
+
+
 def culprit_of(frames: Sequence[Frame]) -> Culprit | None:
     """Name the distribution that owns the raising frame.
 
     Going outwards from the frame that raised, the first one wins that belongs to a distribution and is not one of
     the libraries that only do what they are told (`PASSED_THROUGH`); if there is none but those, the deepest one
-    that belongs to a distribution.
+    that belongs to a distribution. What is raised while a module is imported is that module's own.
     """
     owned = [f for f in reversed(frames) if f.distribution and f.distribution != "python"]
+    if owned and owned[0].function == "<module>":
+        owned = owned[:1]
     for frame in [f for f in owned if f.distribution not in PASSED_THROUGH] or owned:
         return Culprit(frame.distribution, frame.version, frame.file, frame.line)
     return None

@@ -172,7 +172,7 @@ class Pool:
             reason = "the process that examines cells died"
             yield task, CellResult(task.probe, task.cell, Outcome.CRASHED, reason=reason, output=log)
         if host.mode == "fork":
-            self.no_fork = f"the fork server died: {log.strip().splitlines()[-1] if log.strip() else 'silently'}"
+            self.no_fork = f"the fork server died: {_gist(log)}"
         else:
             for task in waiting["fresh"]:
                 reason = "no process could be started to examine this cell"
@@ -183,6 +183,13 @@ class Pool:
         self._selector.unregister(host.reply)
         host.stop()
         del self._hosts[host.mode]
+
+
+def _gist(log: str) -> str:
+    """Return the line of a log that says why a process died: that of a native crash, or else the last one."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    fatal = [line for line in lines if line.startswith("Fatal Python error")]
+    return (fatal or lines[-1:] or ["without a word"])[0]
 
 
 class _Host:

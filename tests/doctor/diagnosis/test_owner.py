@@ -8,7 +8,7 @@ import sys
 import click
 import pytest
 
-from ftdoctor.diagnosis.owner import culprit_of, frame_of, frames_of
+from ftdoctor.diagnosis.owner import culprit_of, frame_of, frames_of, frames_of_dump
 from ftdoctor.results import Frame
 
 
@@ -59,3 +59,41 @@ def test_the_line_of_a_definition_is_found_through_methods_and_decorators():
 def test_what_has_no_source_has_no_line(thing):
     """Nothing is invented."""
     assert frame_of(thing) is None
+
+
+def test_what_is_raised_while_a_module_is_imported_is_its_own():
+    """A torch that cannot be imported is at fault, not whoever imports it."""
+    importer = Frame("transformers", "5.0", "transformers/__init__.py", 1, "<module>")
+    torch = Frame("torch", "2.13", "torch/__init__.py", 9, "<module>")
+
+    assert culprit_of([importer, torch]).distribution == "torch"
+
+
+DUMP = """some output
+Fatal Python error: Segmentation fault
+
+Thread 0x00007f (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 10 in wait
+
+Current thread 0x00007e (most recent call first):
+  File "{file}", line 12 in convert
+  File "{file}", line 34 in main
+
+Extension modules: numpy (total: 1)
+"""
+
+
+def test_the_line_of_a_native_crash_is_read_from_the_dump():
+    """The thread that crashed, innermost first."""
+    frames = frames_of_dump(DUMP.format(file=click.types.__file__))
+
+    assert [(f.distribution, f.line, f.function) for f in frames] == [("click", 34, "main"), ("click", 12, "convert")]
+    assert culprit_of(frames).line == 12
+
+
+def test_the_line_of_a_hang_is_that_of_the_main_thread():
+    """Which comes last, and no thread is the current one."""
+    dump = DUMP.replace("Current thread", "Thread").format(file=click.types.__file__)
+
+    assert culprit_of(frames_of_dump(dump)).line == 12
+    assert frames_of_dump("nothing of the kind") == ()

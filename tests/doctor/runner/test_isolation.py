@@ -133,7 +133,7 @@ def test_a_stack_that_kills_its_importer_is_survived(unruly, tmp_path, monkeypat
 
     assert (results["healthy"].outcome, results["red"].outcome) == (Outcome.PASSED, Outcome.FAILED)
     assert pool.isolation.mode == FRESH
-    assert pool.isolation.reason.startswith("the fork server died")
+    assert pool.isolation.reason == "the fork server died: Fatal Python error: Segmentation fault"
 
 
 @pytest.mark.stack
