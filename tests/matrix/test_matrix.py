@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import ftdoctor_matrix as matrix
+from ftdoctor import registry
 from ftdoctor.bench.tokenizers import SIZES, STYLES
 from ftdoctor.errors import MatrixError
 
@@ -47,6 +48,13 @@ def test_every_family_and_vocabulary_can_be_built():
     assert set(matrix.axes()["family"].values) == set(matrix.families())
     assert set(matrix.axes()["vocabulary"].values) == set(SIZES)
     assert {f.template for f in matrix.families().values()} <= set(STYLES)
+
+
+def test_every_axis_is_varied_by_a_probe():
+    """An axis that nothing uses would be an option that does nothing."""
+    used = {axis for probe in registry.probes().values() for axis in probe.axes}
+
+    assert set(matrix.axes()) == used
 
 
 def test_the_four_profiles_of_the_design_are_there():

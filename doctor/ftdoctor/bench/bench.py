@@ -66,22 +66,13 @@ class Bench:
         """Return a new empty folder under the bench's own."""
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
 
-    @functools.cached_property
-    def style(self) -> str:
-        """The chat template's style: that of the family, or of the `template` axis where a probe varies it."""
-        return self.family.template
-
-    def tokenizer(self, style: str = "") -> Any:
-        """Return a new tokenizer of the cell's vocabulary with a real chat template, or the user's own.
-
-        Args:
-            style: `chatml`, `llama3` or `mistral`; the family's own where empty.
-        """
+    def tokenizer(self) -> Any:
+        """Return a new tokenizer of the cell's vocabulary with the family's chat template, or the user's own."""
         if self.settings.model:
             from transformers import AutoTokenizer
 
             return AutoTokenizer.from_pretrained(self.settings.model, trust_remote_code=self.settings.trust_remote_code)
-        return tokenizers.build(style or self.style, self.cell["vocabulary"], Path(self.settings.cache))
+        return tokenizers.build(self.family.template, self.cell["vocabulary"], Path(self.settings.cache))
 
     def config(self) -> Any:
         """Return the config object of the tiny model, or of the user's model."""
