@@ -63,10 +63,6 @@ class Cell:
         """Return the cell as a mapping of axis to value."""
         return dict(self.items)
 
-    def with_(self, **values: str) -> Cell:
-        """Return a copy with some values replaced or added."""
-        return Cell.of({**self.asdict(), **values})
-
     def matches(self, wanted: Mapping[str, Iterable[str]]) -> bool:
         """Say whether every axis of `wanted` that this cell has carries one of the wanted values."""
         return all(self[axis] in values for axis, values in wanted.items() if axis in self)
