@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ftdoctor.diagnosis.owner import frame_of
 from ftdoctor.results import CheckRecord, Level
 from ftdoctor.wording import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ftdoctor.results import Frame
 
 VALUE_LIMIT = 400
 
@@ -29,11 +30,20 @@ class Check:
     - `owner`: the function or class whose promise is measured, so that a finding can name its line.
 
     Each returns whether the check holds.
+
+    Args:
+        sink: is called with each record as soon as it is made.
+        frame_of: returns the line of an `owner`, or None.
     """
 
-    def __init__(self, sink: Callable[[CheckRecord], None] | None = None) -> None:
+    def __init__(
+        self,
+        sink: Callable[[CheckRecord], None] = lambda _: None,
+        frame_of: Callable[[Any], Frame | None] = lambda _: None,
+    ) -> None:
         self.records: list[CheckRecord] = []
         self._sink = sink
+        self._frame_of = frame_of
 
     def that(
         self,
@@ -182,11 +192,10 @@ class Check:
             tolerance=tolerance,
             why=why,
             level=level,
-            owner=frame_of(owner) if owner is not None else None,
+            owner=self._frame_of(owner) if owner is not None else None,
         )
         self.records.append(record)
-        if self._sink is not None:
-            self._sink(record)
+        self._sink(record)
         return ok
 
 

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from ftdoctor.checks import Check, SkipCell
+from ftdoctor.diagnosis.owner import frame_of
 from ftdoctor.results import Level
 
 
@@ -96,10 +97,11 @@ def test_a_note_is_never_judged(check):
     assert (check.records[0].ok, check.records[0].level) == (True, Level.NOTE)
 
 
-def test_an_owner_becomes_the_line_of_its_definition(check):
+def test_an_owner_becomes_the_line_of_its_definition():
     """So that a finding without an exception can name one."""
     import click
 
+    check = Check(frame_of=frame_of)
     check.equal("x", 1, 2, owner=click.echo)
 
     assert check.records[0].owner.distribution == "click"

@@ -20,7 +20,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftdoctor.diagnosis.owner import frames_of
+from ftdoctor.diagnosis.owner import frame_of, frames_of
 from ftdoctor.registry import probe_of
 from ftdoctor.results import CheckRecord, Level, Outcome, Raised, decode, encode
 from ftdoctor.runner import processes
@@ -106,7 +106,7 @@ def _verdict(task: Task, folder: Path, send: Callable[[dict[str, Any]], None]) -
         probe = probe_of(task.module)
         if task.fault:
             probe.find_fault(task.fault).apply(Patch(folder, task.cell.asdict()))
-        probe.function(Bench(task.cell, folder, task.settings), Check(sink))
+        probe.function(Bench(task.cell, folder, task.settings), Check(sink, frame_of))
     except SkipCell as skip:
         return {"outcome": Outcome.SKIPPED.value, "reason": str(skip)}
     except BaseException as error:  # noqa: BLE001 - whatever a probe raises is its verdict

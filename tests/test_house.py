@@ -1,0 +1,68 @@
+"""The direction of imports: words at the bottom, the runner knows no probe, reports read results only."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STACK = ("torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "datasets", "tokenizers", "numpy")
+WORDS = ("cells", "results", "probe", "checks", "patch", "errors", "settings", "wording")
+
+
+def imported(path: Path, *, everywhere: bool) -> set[str]:
+    """Return the modules that a file imports: when it is imported itself, or anywhere in it."""
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if everywhere else iter(tree.body)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def files(*folders: str) -> list[Path]:
+    return sorted(p for folder in folders for p in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", files("doctor", "probes", "matrix", "reports"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_imports_the_stack_when_it_is_imported(path):
+    """Heavy libraries are imported inside functions."""
+    assert not {m for m in imported(path, everywhere=False) if m.split(".")[0] in STACK}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_the_words_know_no_other_floor(name):
+    """Neither bench nor runner nor diagnosis, but for the annotations of a probe."""
+    known = {f"ftdoctor.{word}" for word in WORDS}
+    own = {
+        m for m in imported(ROOT / "doctor" / "ftdoctor" / f"{name}.py", everywhere=False) if m.startswith("ftdoctor")
+    }
+
+    assert own <= known
+
+
+def test_the_runner_knows_no_probe():
+    """By its name; a task brings the module."""
+    for path in files("doctor/ftdoctor/runner"):
+        assert not {m for m in imported(path, everywhere=True) if m.startswith("ftdoctor_probes")}, path
+
+
+def test_reports_read_results_only():
+    """And the facts of the machine that stand in them."""
+    allowed = {"ftdoctor", "ftdoctor.results", "ftdoctor.errors", "ftdoctor.machine", "ftdoctor.wording"}
+    for path in files("reports"):
+        own = {m for m in imported(path, everywhere=True) if m.split(".")[0] == "ftdoctor"}
+        assert own <= allowed, path
+
+
+def test_probes_import_bench_and_words_only():
+    """A probe knows nothing of the run that it is part of."""
+    for path in files("probes"):
+        own = {m for m in imported(path, everywhere=True) if m.split(".")[0].startswith("ftdoctor")}
+        floors = {m.split(".")[1] if "." in m else m for m in own}
+        assert floors <= {*WORDS, "bench", "machine", "ftdoctor_matrix", "ftdoctor"}, path
