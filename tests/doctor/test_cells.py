@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ftdoctor_matrix as matrix
@@ -13,6 +13,7 @@ from ftdoctor.errors import UsageError
 names = st.text(st.characters(categories=["Ll", "Nd"]), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(names, names))
 def test_a_cell_is_its_values_whatever_their_order(values):
     """Equal cells are equal keys."""
