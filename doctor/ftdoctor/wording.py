@@ -37,6 +37,6 @@ def seconds(value: float) -> str:
     """Return a duration as a person would say it: `0.4 s`, `31 s`, `2 min 5 s`."""
     if value < 10:
         return f"{value:.1f} s"
-    if value < 120:
+    if value < 100:
         return f"{value:.0f} s"
     return f"{int(value) // 60} min {int(value) % 60} s"

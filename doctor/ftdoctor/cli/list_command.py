@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ftdoctor.cli.options import console, json_flag, show_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @click.command()
@@ -19,7 +22,7 @@ def command(axes: bool, profiles: bool, as_json: bool) -> None:
     if as_json:
         show_json(rows)
     else:
-        _print(rows, heading="area" if not (axes or profiles) else "")
+        _print([*rows, *(_never() if axes else [])], heading="area" if not (axes or profiles) else "")
 
 
 def _probes() -> list[dict[str, Any]]:
@@ -45,6 +48,16 @@ def _axes() -> list[dict[str, Any]]:
         {"name": a.name, "text": f"{a.summary}: {', '.join(a.values)}", "values": list(a.values)}
         for a in matrix.axes().values()
     ]
+
+
+def _never() -> list[dict[str, Any]]:
+    """Return the combinations that are not planned, for a person."""
+    import ftdoctor_matrix as matrix
+
+    def told(cell: Mapping[str, tuple[str, ...]]) -> str:
+        return " ".join(f"{axis}={','.join(values)}" for axis, values in cell.items())
+
+    return [{"name": "never planned", "text": f"{told(e.cell)}: {e.why}"} for e in matrix.impossible()]
 
 
 def _profiles() -> list[dict[str, Any]]:

@@ -198,6 +198,14 @@ def test_list_and_explain_as_json(ftdoctor):
     assert len(told["faults"]) >= 2
 
 
+def test_what_is_never_planned_is_listed_with_its_reason(ftdoctor):
+    """Beside the axes."""
+    out = " ".join(ftdoctor("list", "--axes").stdout.split())
+
+    assert "never planned adapter=none" in out
+    assert "quantized weights cannot be trained without an adapter" in out
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(ftdoctor, shell):
     """For three shells."""
