@@ -2,7 +2,8 @@
 
 Why: nearly every run evaluates in between. On CPUs with AVX512-BF16, bitsandbytes repacks its 4-bit layers at the
 first forward in eval mode, for a kernel that has no backward, and does not undo it for training: from the first
-evaluation on, most gradients are zero or too small, while the loss stays right to three digits and nothing warns.
+evaluation on, most gradients are zero or wrong, while the loss stays right to three digits and at most one generic
+warning of torch is given.
 
 Cure: before training, `for m in model.modules(): if hasattr(m, "support_avx512bf16_for_cpu"):
 m.support_avx512bf16_for_cpu = False`; or train 4-bit models on a GPU. Saving a checkpoint undoes the packing until

@@ -12,6 +12,9 @@ from ftdoctor.cli.options import complete_probe, console, json_flag, show_json
 @json_flag
 def command(probe: str, as_json: bool) -> None:
     """Explain a probe: its promise, why it matters, the cure, and the faults that it catches."""
+    from rich.table import Table
+    from rich.text import Text
+
     from ftdoctor import registry
     from ftdoctor.errors import UsageError
     from ftdoctor.wording import nearest
@@ -34,13 +37,16 @@ def command(probe: str, as_json: bool) -> None:
         return
     out = console()
     out.print(f"[bold]{found.name}[/bold]  ({found.area})\n")
-    out.print(found.document, markup=False)
-    out.print()
-    for label, values in (
-        ("needs", found.needs),
-        ("varies", [f"{a} ({', '.join(v)})" if (v := found.only.get(a)) else a for a in found.axes]),
-        ("catches", [f.name for f in found.faults]),
-        ("see", found.references),
+    for paragraph in found.document.split("\n\n"):
+        out.print(" ".join(paragraph.split()) + "\n", markup=False)
+    varied = [f"{a} ({', '.join(v)})" if (v := found.only.get(a)) else a for a in found.axes]
+    table = Table.grid(padding=(0, 2))
+    for label, text in (
+        ("needs", ", ".join(found.needs)),
+        ("varies", ", ".join(varied)),
+        ("catches", "\n".join(f.name for f in found.faults)),
+        ("see", "\n".join(found.references)),
     ):
-        for i, value in enumerate(values):
-            out.print(f"{label if i == 0 else '':<9}{value}", markup=False)
+        if text:
+            table.add_row(label, Text(text))
+    out.print(table)
