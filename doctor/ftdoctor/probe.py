@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ftdoctor.bench import Bench
+    from ftdoctor.cells import Axis
     from ftdoctor.checks import Check
     from ftdoctor.patch import Patch
 
@@ -63,6 +64,11 @@ class Probe:
     def promise(self) -> str:
         """The first sentence of the documentation."""
         return self.document.split("\n\n", 1)[0].replace("\n", " ")
+
+    def default(self, axis: Axis) -> str:
+        """Return the first value of an axis for which the promise makes sense."""
+        sensible = self.only.get(axis.name, axis.values)
+        return next(value for value in axis.values if value in sensible)
 
     def section(self, heading: str) -> str:
         """Return the paragraph of the documentation that starts with `heading:`, without the heading."""

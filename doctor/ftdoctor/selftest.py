@@ -90,7 +90,7 @@ def _planned(
 
 def _cell(probe: Probe, values: Mapping[str, str], axes: Mapping[str, Axis], here: Here) -> Cell:
     """Return the cell of a fault: the values it names, else the first that makes sense for the probe."""
-    first = {axis: probe.only.get(axis, axes[axis].values)[0] for axis in probe.axes}
+    first = {axis: probe.default(axes[axis]) for axis in probe.axes}
     if "device" in first and "device" not in values:
         first["device"] = "cpu" if "cpu" in probe.only.get("device", ("cpu",)) else here.best
     return Cell.of({**first, **values})

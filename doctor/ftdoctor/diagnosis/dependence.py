@@ -67,8 +67,9 @@ def _explained(group: tuple[str, ...], axes: list[str], failing: Sequence[Cell],
         for axis in axes
         if axis not in group and {c[axis] for c in failing} == {c[axis] for c in (*failing, *passing)}
     ]
+    narrow = [f"{axis}={_failing(axis, failing)}" for axis in axes if axis not in group and axis not in free]
     words = f"{told} ({passes})" + (f"; not on {' or '.join(free)}" if free else "")
-    return Dependence(on, words)
+    return Dependence(on, words + (f"; seen only at {', '.join(narrow)}" if narrow else ""))
 
 
 def _failing(axis: str, failing: Sequence[Cell]) -> str:

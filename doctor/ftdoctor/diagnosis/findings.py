@@ -119,17 +119,16 @@ def _finding(
         depends_on=depends.on,
         dependence=depends.words,
         cure=probe.section("Cure"),
-        again=_again(probe, own[0].cell, depends.on, model),
+        again=_again(probe, own[0].cell, model),
         also=tuple(dict.fromkeys(r.probe for r in group if r.probe != probe.name)),
         accepted=accepted,
     )
 
 
-def _again(probe: Probe, cell: Cell, on: Mapping[str, str], model: str) -> str:
-    """Return the command that shows a finding again: what it depends on, or its first cell, defaults left out."""
-    shown = {axis: cell[axis] for axis in on} if on else _not_default(probe, cell)
+def _again(probe: Probe, cell: Cell, model: str) -> str:
+    """Return the command that examines one red cell again, the defaults left out."""
     words = ["ftdoctor", "check", "--profile", "quick", "--probe", probe.name]
-    for axis, value in shown.items():
+    for axis, value in _not_default(probe, cell).items():
         words += ["--cell", f"{axis}={value}"]
     if model:
         words += ["--model", model]
@@ -137,5 +136,4 @@ def _again(probe: Probe, cell: Cell, on: Mapping[str, str], model: str) -> str:
 
 
 def _not_default(probe: Probe, cell: Cell) -> dict[str, str]:
-    first = {axis: probe.only.get(axis, axes()[axis].values)[0] for axis in cell}
-    return {axis: cell[axis] for axis in cell if cell[axis] != first[axis] or axis == "device"}
+    return {a: cell[a] for a in cell if cell[a] != probe.default(axes()[a]) or a == "device"}

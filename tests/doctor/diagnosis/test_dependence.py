@@ -36,6 +36,15 @@ def test_two_factors_together():
     assert answer.words.endswith("not on family")
 
 
+def test_a_factor_whose_other_values_were_not_seen_to_fail_is_named_as_such():
+    """It may matter too; the cells that ran do not say that it does not."""
+    rows = [("1", "1", True), ("1", "2", True), ("2", "1", False), ("2", "2", False), ("2", "3", False)]
+    cells = {Cell.of({"a": a, "b": b}): fails for a, b, fails in rows}
+    answer = dependence([c for c, fails in cells.items() if fails], [c for c, fails in cells.items() if not fails])
+
+    assert answer.words == "a=1 (passes at 2); seen only at b=1|2"
+
+
 def test_everywhere_is_said():
     """No factor is to blame when all cells fail."""
     answer = found(lambda c: True)
