@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from ftdoctor.cells import Cell
 
+SHOWN = 3
+"""Explanations that are named where the cells cannot tell."""
+
 
 @dataclass(frozen=True)
 class Dependence:
@@ -26,9 +29,9 @@ class Dependence:
 def dependence(failing: Sequence[Cell], passing: Sequence[Cell]) -> Dependence:
     """Compare failing with passing cells of one probe.
 
-    One factor is named when no cell with the failing values passes and no other factor explains as much; then two
-    factors together, by the same rule. Where several explanations fit the cells equally well, none is named: a
-    wrong dependence is worse than none.
+    An explanation is a group of up to three factors of whose failing values, taken together, no cell passes, and of
+    which no smaller part explains as much. Where several fit the cells, none is chosen: a wrong dependence is worse
+    than none.
     """
     if not failing[0].items:
         return Dependence()
@@ -37,14 +40,26 @@ def dependence(failing: Sequence[Cell], passing: Sequence[Cell]) -> Dependence:
     if not passing:
         return Dependence(words=f"fails in all {count(len(failing), 'examined cell')}")
     axes = [axis for axis in failing[0] if len({c[axis] for c in (*failing, *passing) if axis in c}) > 1]
-    for size in (1, 2, 3):
-        explanations = [group for group in itertools.combinations(axes, size) if _separates(group, failing, passing)]
-        if len(explanations) == 1:
-            return _explained(explanations[0], axes, failing, passing)
-        if explanations:
-            named = " or ".join(" and ".join(f"{a}={_failing(a, failing)}" for a in g) for g in explanations[:4])
-            return Dependence(words=f"the cells that ran cannot tell whether it is {named}")
+    explanations = _explanations(axes, failing, passing)
+    if len(explanations) == 1:
+        return _explained(explanations[0], axes, failing, passing)
+    if explanations:
+        named = " or ".join(" and ".join(f"{a}={_failing(a, failing)}" for a in g) for g in explanations[:SHOWN])
+        more = f", or {len(explanations) - SHOWN} more" if len(explanations) > SHOWN else ""
+        return Dependence(words=f"the cells that ran cannot tell whether it is {named}{more}")
     return Dependence(words=f"fails in {len(failing)} of {len(failing) + len(passing)} cells, no factor explains it")
+
+
+def _explanations(axes: Sequence[str], failing: Sequence[Cell], passing: Sequence[Cell]) -> list[tuple[str, ...]]:
+    """Return every group of up to three axes that tells failing from passing, and of which no part does."""
+    found: list[tuple[str, ...]] = []
+    for size in (1, 2, 3):
+        found += [
+            group
+            for group in itertools.combinations(axes, size)
+            if not any(set(part) <= set(group) for part in found) and _separates(group, failing, passing)
+        ]
+    return found
 
 
 def _separates(group: tuple[str, ...], failing: Sequence[Cell], passing: Sequence[Cell]) -> bool:

@@ -62,6 +62,24 @@ def test_two_explanations_that_fit_equally_well_are_both_named_and_neither_is_ch
     assert answer.words == "the cells that ran cannot tell whether it is a=2 or b=2"
 
 
+def test_two_factors_that_fit_by_chance_do_not_hide_three_that_fit_too():
+    """Few cells leave room for both, so neither is chosen."""
+    true = {"adapter": "head", "dtype": "float32", "quantization": "nf4"}
+    rows = [
+        {**true, "family": "phi3"},
+        {**true, "family": "phi3", "adapter": "lora"},
+        {**true, "family": "llama", "dtype": "bfloat16"},
+        {**true, "family": "llama", "quantization": "none"},
+    ]
+    answer = found(lambda c: all(c[a] == v for a, v in true.items()), [Cell.of(r) for r in rows])
+
+    assert answer.on == {}
+    assert answer.words == (
+        "the cells that ran cannot tell whether it is adapter=head and family=phi3 "
+        "or adapter=head and dtype=float32 and quantization=nf4"
+    )
+
+
 def test_a_failure_that_no_factor_explains_is_called_so():
     """One cell in the middle of twelve, contradicted by its neighbours on every side."""
     cells = [*CELLS, *CELLS]
