@@ -67,6 +67,7 @@ def test_version_and_help(ftdoctor):
     """The help names every command."""
     assert ftdoctor("--version").stdout == f"ftdoctor, version {__version__}\n"
     assert all(f"  {name} " in ftdoctor("--help").stdout for name in COMMANDS)
+    assert ftdoctor().stdout == ftdoctor("--help").stdout
 
 
 @pytest.mark.parametrize(
