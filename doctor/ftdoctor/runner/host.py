@@ -15,10 +15,10 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ftdoctor.results import CellResult, CheckRecord, Outcome, Raised, decode, encode
+from ftdoctor.results import CellResult, CheckRecord, Outcome, decode, encode
 from ftdoctor.runner import processes
 from ftdoctor.runner.task import Task
 from ftdoctor.wording import shorten
@@ -253,12 +253,13 @@ def select_ready(fd: int) -> bool:
 
 def verdict(run: Running, status: int, seconds: float) -> CellResult:
     """Make the result of a cell out of its exit status and what it sent; anything not understood is a crash."""
-    checks, end, garbage = _understand(bytes(run.evidence))
+    checks, end, garbage = _understand(run, bytes(run.evidence))
     reason = run.ended_because
     if not reason and garbage:
         reason = "returned garbage instead of a verdict"
     if not reason and end is None:
         reason = f"{_end_of(status)} before its verdict"
+    output = shorten(run.output.text(), OUTPUT_KEPT)
     if reason or end is None:
         return CellResult(
             probe=run.task.probe,
@@ -266,38 +267,25 @@ def verdict(run: Running, status: int, seconds: float) -> CellResult:
             outcome=Outcome.CRASHED,
             reason=reason,
             checks=checks,
-            output=shorten(run.output.text(), OUTPUT_KEPT),
+            output=output,
             seconds=round(seconds, 4),
         )
-    outcome = Outcome(end["outcome"])
-    return CellResult(
-        probe=run.task.probe,
-        cell=run.task.cell,
-        outcome=outcome,
-        reason=end.get("reason", ""),
-        checks=checks,
-        raised=decode(Raised, end["raised"]) if end.get("raised") else None,
-        warnings=tuple(end["warnings"]),
-        output=shorten(run.output.text(), OUTPUT_KEPT) if outcome.is_red else "",
-        seconds=float(end["seconds"]),
-    )
+    return replace(end, checks=checks, output=output if end.outcome.is_red else "")
 
 
-def _understand(data: bytes) -> tuple[tuple[CheckRecord, ...], dict[str, Any] | None, bool]:
+def _understand(run: Running, data: bytes) -> tuple[tuple[CheckRecord, ...], CellResult | None, bool]:
     """Parse what a cell sent; return its checks, its end, and whether anything was not of the protocol."""
     checks: list[CheckRecord] = []
-    end: dict[str, Any] | None = None
+    end: CellResult | None = None
+    about = {"probe": run.task.probe, "cell": run.task.cell.asdict()}
     for line in data.splitlines():
         try:
             message = json.loads(line)
             if "check" in message:
                 checks.append(decode(CheckRecord, message["check"]))
             else:
-                end = message["end"]
-                Outcome(end["outcome"])
-                float(end["seconds"])
-                list(end["warnings"])
-        except (ValueError, KeyError, TypeError):
+                end = decode(CellResult, {**message["end"], **about})
+        except (ValueError, KeyError, TypeError, RecursionError):
             return tuple(checks), None, True
     return tuple(checks), end, False
 

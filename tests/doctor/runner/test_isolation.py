@@ -39,6 +39,7 @@ CRASHES = {
     "forks_and_dies": "was killed by SIGABRT",
     "prints": "printed more than 8 MiB",
     "returns_garbage": "returned garbage instead of a verdict",
+    "forges": "returned garbage instead of a verdict",
     "floods": "sent more than 4 MiB of evidence",
     "interrupts": "was killed by SIGTERM",
 }
