@@ -40,13 +40,15 @@ class Accepted:
     until: datetime.date | None = None
     """The last day on which it is accepted."""
 
+    def concerns(self, probe: str, cell: Cell) -> bool:
+        """Say whether this is about a probe in a cell, whatever its outcome and the day."""
+        return probe == self.probe and cell.matches(self.cells) and all(axis in cell for axis in self.cells)
+
     def covers(self, probe: str, cell: Cell, failures: Iterable[str], today: datetime.date) -> bool:
         """Say whether a red cell is accepted today."""
         return (
-            probe == self.probe
+            self.concerns(probe, cell)
             and (self.until is None or today <= self.until)
-            and cell.matches(self.cells)
-            and all(axis in cell for axis in self.cells)
             and (not self.fails or set(failures) <= set(self.fails))
         )
 

@@ -253,7 +253,6 @@ def _skipped(planned: Sequence[Planned], results: Sequence[CellResult]) -> Itera
 def _unseen(accept: Sequence[Accepted], planned: Sequence[Planned], found: Sequence[Finding]) -> Iterator[str]:
     """Yield a note for each accepted finding whose cells ran without showing it: it may be gone."""
     for entry in accept:
-        cells = [p.cell for p in planned if p.probe == entry.probe and not p.skip]
-        ran = any(cell.matches(entry.cells) and all(axis in cell for axis in entry.cells) for cell in cells)
+        ran = any(entry.concerns(p.probe, p.cell) for p in planned if not p.skip)
         if ran and not any(f.probe == entry.probe and f.accepted == entry.reason for f in found):
             yield f"the accepted finding of {entry.probe} was not seen: {entry.reason}"

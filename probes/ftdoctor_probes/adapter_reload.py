@@ -98,13 +98,9 @@ def _wanted_classes(bench: Bench) -> dict[str, str]:
 
 
 def _logits(model: Any, bench: Bench) -> Any:
-    import torch
-
     if bench.cell["quantization"] != "none":
         layers.as_in_training(model)
-    ids = torch.tensor([bench.tokenizer().encode(bench.text)], device=bench.device)
-    with torch.no_grad():
-        return model(input_ids=ids).logits
+    return bench.logits(model)
 
 
 @adapter_reload.fault("the weights in the file are not found", catches=("adapter weights", "logits"))

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ftdoctor.bench import rounding
 from ftdoctor.bench.packing import keep_unpacked
 from ftdoctor.bench.rows import messages
-from ftdoctor.bench.tensors import some, trained_copy
+from ftdoctor.bench.tensors import some
+from ftdoctor.bench.watch import copy_of
 from ftdoctor.probe import probe
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _load(bench: Bench, folder: Path) -> Any:
 
 
 def _compare(bench: Bench, check: Check, trainer: Any, loaded: Any) -> None:
-    trained, read = trained_copy(trainer.model), dict(loaded.named_parameters())
+    trained, read = copy_of(trainer.model), dict(loaded.named_parameters())
     check.equal(
         "trained tensors that came back changed",
         some(n for n, p in trained.items() if n not in read or not (p.double() == read[n].double()).all()),

@@ -39,7 +39,7 @@ def model_load(bench: Bench, check: Check) -> None:
     saved.set_attn_implementation(bench.cell["attention"])
     check.at_most(
         "logits",
-        precision.relative_error(_logits(loaded, bench), _logits(saved, bench)),
+        precision.relative_error(bench.logits(loaded), bench.logits(saved)),
         precision.model_error(saved.config.get_text_config().num_hidden_layers, bench.dtype),
         why="relative error of two runs of the same computation in this dtype: 16 roundings a layer, "
         "independent of each other",
@@ -88,14 +88,6 @@ def _differing(loaded: Any, saved: Any) -> list[str]:
     same = {name for name in left.keys() & right.keys() if torch.equal(left[name], right[name].to(left[name].dtype))}
     rounded = {name for name in same if _is_frequency(name) and left[name].dtype != torch.float32}
     return sorted((left.keys() | right.keys()) - (same - rounded))
-
-
-def _logits(model: Any, bench: Bench) -> Any:
-    import torch
-
-    ids = torch.tensor([bench.tokenizer().encode(bench.text)], device=bench.device)
-    with torch.no_grad():
-        return model(input_ids=ids).logits
 
 
 def _after_loading(patch: Patch, change: Any) -> None:

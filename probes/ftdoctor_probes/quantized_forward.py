@@ -50,7 +50,7 @@ def quantized_forward(bench: Bench, check: Check) -> None:
         plain = _with_weights(bench, exact)
         check.at_most(
             "logits",
-            precision.relative_error(_logits(model, bench), _logits(plain, bench)),
+            precision.relative_error(bench.logits(model), bench.logits(plain)),
             precision.model_error(plain.config.get_text_config().num_hidden_layers, bench.dtype),
             why="relative error of two runs of the same computation in this dtype, the other one with the dequantized "
             "weights in ordinary layers: 16 roundings a layer, independent of each other",
@@ -100,14 +100,6 @@ def _with_weights(bench: Bench, exact: dict[str, Any]) -> Any:
     for name, weight in exact.items():
         ordinary[name].data.copy_(weight)
     return plain
-
-
-def _logits(model: Any, bench: Bench) -> Any:
-    import torch
-
-    ids = torch.tensor([bench.tokenizer().encode(bench.text)], device=bench.device)
-    with torch.no_grad():
-        return model(input_ids=ids).logits
 
 
 @quantized_forward.fault("outputs are one percent too large", catches=("layers in training", "logits"))

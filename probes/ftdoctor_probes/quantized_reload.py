@@ -58,12 +58,8 @@ def quantized_reload(bench: Bench, check: Check) -> None:
 
 
 def _logits(model: Any, bench: Bench) -> Any:
-    import torch
-
     layers.as_in_training(model)
-    ids = torch.tensor([bench.tokenizer().encode(bench.text)], device=bench.device)
-    with torch.no_grad():
-        return model(input_ids=ids).logits
+    return bench.logits(model)
 
 
 def _loaded_quantized(patch: Patch, change: Any) -> None:

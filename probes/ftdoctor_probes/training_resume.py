@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.bench import rounding, watch
-from ftdoctor.bench.tensors import some, trained_copy
+from ftdoctor.bench.tensors import some
+from ftdoctor.bench.watch import copy_of
 from ftdoctor.probe import probe
 
 if TYPE_CHECKING:
@@ -108,10 +109,10 @@ def _keeper() -> Any:
             self.loss = 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            self.weights[0] = trained_copy(model)
+            self.weights[0] = copy_of(model)
 
         def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            self.weights[state.global_step] = trained_copy(model)
+            self.weights[state.global_step] = copy_of(model)
 
     return Keeper()
 
@@ -136,7 +137,7 @@ def _bound(bench: Bench, trainer: Any) -> tuple[float, str]:
 
 
 def _difference(a: Any, b: Any) -> float:
-    left, right = (trained_copy(m) for m in (a, b))
+    left, right = (copy_of(m) for m in (a, b))
     if left.keys() != right.keys():
         return float("nan")
     total = sum(float((left[n].double() - right[n].double()).abs().sum()) for n in left)

@@ -16,7 +16,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.bench import precision, watch
-from ftdoctor.bench.tensors import frozen_digests, some, trained_copy
+from ftdoctor.bench.tensors import frozen_digests, some
+from ftdoctor.bench.watch import copy_of
 from ftdoctor.probe import probe
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def training_run(bench: Bench, check: Check) -> None:
     arguments = bench.arguments(max_steps=STEPS, per_device_train_batch_size=ROWS, learning_rate=RATE)
     trainer = bench.trainer(bench.trainable(), bench.tokenizer(), arguments, rows=ROWS, callbacks=[recorder])
     model = trainer.model
-    before, weights, calls = frozen_digests(model), trained_copy(model), _watch_experts(model)
+    before, weights, calls = frozen_digests(model), copy_of(model), _watch_experts(model)
     trainer.train()
 
     _check_tensors(check, model, before, weights)

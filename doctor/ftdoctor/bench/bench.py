@@ -203,6 +203,14 @@ class Bench:
         collated = collate([rows.encode(tokenizer, q, a) for q, a in pairs])
         return {k: v.to(self.device) for k, v in collated.items()}
 
+    def logits(self, model: Any) -> Any:
+        """Return what a model in its present mode makes of the bench's text, shape (1, tokens, vocabulary)."""
+        import torch
+
+        ids = torch.tensor([self.tokenizer().encode(self.text)], device=self.device)
+        with torch.no_grad():
+            return model(input_ids=ids).logits
+
     def dataset(self, tokenizer: Any, number: int = 8) -> Any:
         """Return a dataset of memorizable rows in the form that the cell's trainer takes."""
         return trainers.dataset(self.cell["trainer"], tokenizer, number)

@@ -22,11 +22,6 @@ def some(names: Iterable[str]) -> str:
     return f"{len(found)}: {', '.join(found[:SHOWN])}" if found else "none"
 
 
-def trained_copy(model: Any) -> dict[str, Any]:
-    """Return name to a copy of each parameter that is trained."""
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
 def frozen_digests(model: Any) -> dict[str, str]:
     """Return name to a digest of the bytes of all that a checkpoint would hold and that is not trained.
 

@@ -55,14 +55,12 @@ def cause(result: CellResult) -> tuple[str, ...]:
     What fails after it in the same cell is taken for its consequence. Only a line of a library is a cause that
     several probes can share.
     """
-    blamed = str(culprit(result))
-    if result.raised is not None and blamed != "None":
-        return ("raised", blamed)
+    line = culprit(result)
     if result.raised is not None:
-        return (result.probe, result.raised.type, result.raised.message)
+        return ("raised", str(line)) if line else (result.probe, result.raised.type, result.raised.message)
     if result.outcome is Outcome.CRASHED:
-        return ("crashes", result.reason, *((blamed,) if blamed != "None" else (result.probe,)))
-    return (result.probe, *(failures(result)[:1] or (result.reason,)), blamed)
+        return ("crashes", result.reason, str(line or result.probe))
+    return (result.probe, *(failures(result)[:1] or (result.reason,)), str(line))
 
 
 def acceptance(result: CellResult, accepted: Sequence[Accepted], today: datetime.date) -> str:

@@ -11,7 +11,6 @@ import faulthandler
 import json
 import os
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -172,8 +171,3 @@ def _root(error: BaseException) -> BaseException:
 def _told(caught: list[warnings.WarningMessage]) -> list[str]:
     told = [f"{w.category.__name__}: {shorten(' '.join(str(w.message).split()), 300)}" for w in caught]
     return list(dict.fromkeys(told))[:WARNINGS_KEPT]
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    main()

@@ -30,9 +30,8 @@ def covering(values: Mapping[str, Sequence[str]], strength: int, possible: Calla
         for axes in itertools.combinations(values, strength)
         for chosen in itertools.product(*(values[a] for a in axes))
     )
-    row: Row | None = {axis: options[0] for axis, options in values.items()}
-    if row is not None and not possible(row):
-        row = None
+    first = {axis: options[0] for axis, options in values.items()}
+    row: Row | None = first if possible(first) else None
     while True:
         if row is not None:
             yield row

@@ -82,17 +82,17 @@ def main() -> None:
     if mode == "fork":
         _make_ready(host, json.loads(sys.argv[3]))
     else:
-        host.say({"ready": {"obstacle": "", "failed": {}}})
+        host.say({"ready": ""})
     host.serve()
 
 
 def _make_ready(host: Host, modules: list[str]) -> None:
     from ftdoctor.runner import preload
 
-    failed = preload.preload(modules)
+    preload.preload(modules)
     obstacle = preload.obstacle() or _canary()
     host.baseline = processes.resident(os.getpid())
-    host.say({"ready": {"obstacle": obstacle, "failed": failed}})
+    host.say({"ready": obstacle})
 
 
 def _canary() -> str:
@@ -177,11 +177,11 @@ class Host:
             self.selector.register(fd, selectors.EVENT_READ, run)
 
     def _read(self, fd: int, run: Running) -> bool:
-        """Take what a pipe holds; return False when it has ended."""
+        """Take what a pipe holds; return False when there is nothing more for now, or it has ended."""
         try:
             data = os.read(fd, 1 << 18)
         except BlockingIOError:
-            return True
+            return False
         except OSError:
             data = b""
         if not data:
@@ -219,7 +219,7 @@ class Host:
         with contextlib.suppress(OSError):
             os.killpg(run.pid, signal.SIGKILL)
         for fd in (run.result_fd, run.output_fd):
-            while fd in self.selector.get_map() and select_ready(fd) and self._read(fd, run):
+            while self._read(fd, run):
                 pass
             with contextlib.suppress(KeyError):
                 self.selector.unregister(fd)
@@ -242,13 +242,6 @@ class Host:
             if found is None or found.si_pid in self.running:
                 return
             os.waitpid(found.si_pid, 0)
-
-
-def select_ready(fd: int) -> bool:
-    """Say whether a pipe has something to read, or has ended, right now."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(fd, selectors.EVENT_READ)
-        return bool(selector.select(0))
 
 
 def verdict(run: Running, status: int, seconds: float) -> CellResult:
@@ -344,7 +337,3 @@ def _start_fresh(task: Task, result_fd: int, output_fd: int, host: Host) -> int:
 def safe_path() -> list[str]:
     """Return the option that keeps the working folder off the import path, where this Python has it."""
     return ["-P"] if sys.version_info >= (3, 11) else []
-
-
-if __name__ == "__main__":
-    main()

@@ -157,8 +157,8 @@ class Pool:
         for message in messages:
             if "ready" in message:
                 host.ready = True
-                if message["ready"]["obstacle"]:
-                    self.no_fork = message["ready"]["obstacle"]
+                if message["ready"]:
+                    self.no_fork = message["ready"]
                     self._drop(host)
             else:
                 task = host.running.pop(message["result"])

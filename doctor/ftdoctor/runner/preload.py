@@ -18,25 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def preload(modules: Iterable[str]) -> dict[str, str]:
-    """Import modules without touching a tensor; return module to error for those that cannot be imported.
+def preload(modules: Iterable[str]) -> None:
+    """Import modules without touching a tensor.
 
     A module that cannot be imported is no error of the server: the cells that need it will say so.
     """
-    failed = {}
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in modules:
-            try:
+            with contextlib.suppress(Exception):  # whatever an import raises, the server must live
                 importlib.import_module(name)
-            except Exception as error:  # noqa: BLE001 - whatever an import raises, the server must live
-                failed[name] = f"{type(error).__name__}: {error}"
     if "torch" in sys.modules:
         with contextlib.suppress(AttributeError):
             sys.modules["torch"].set_num_threads(1)
     gc.collect()
     gc.freeze()
-    return failed
 
 
 def obstacle() -> str:
