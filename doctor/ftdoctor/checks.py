@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from ftdoctor.results import CheckRecord, Level
+from ftdoctor.results import Beside, CheckRecord, Level
 from ftdoctor.wording import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ftdoctor.results import Frame
 
@@ -23,11 +23,13 @@ class SkipCell(Exception):  # noqa: N818 - it is not an error
 class Check:
     """Records measured against expected; a check that does not hold need not end the probe.
 
-    All methods take a `name` that is unique in the probe (faults name the checks that must catch them), and:
+    All methods take a `name` that is unique in the probe (faults name the checks that must catch them), and some of:
 
     - `why`: where the expectation or the tolerance comes from,
     - `level`: what it means when the check does not hold (`Level.FAIL` or `Level.WARN`),
-    - `owner`: the function or class whose promise is measured, so that a finding can name its line.
+    - `owner`: the function or class whose promise is measured, so that a finding can name its line,
+    - `beside`: what other ways of doing the same measure (`naive`, `library`): a value, or the exception that
+      `attempt` returned. They are judged by the same comparison and recorded; they decide nothing.
 
     Each returns whether the check holds.
 
@@ -57,7 +59,7 @@ class Check:
         owner: Any = None,
     ) -> bool:
         """Record a condition that the probe has computed itself, with what was measured and expected."""
-        return self._record(name, bool(condition), measured, expected, "", why, level, owner)
+        return self._record(name, _Verdict(bool(condition), measured, expected), why, level, owner)
 
     def equal(
         self,
@@ -68,9 +70,14 @@ class Check:
         why: str = "",
         level: Level = Level.FAIL,
         owner: Any = None,
+        beside: Mapping[str, Any] | None = None,
     ) -> bool:
         """Record that two plain values are equal."""
-        return self._record(name, bool(measured == expected), measured, expected, "", why, level, owner)
+
+        def judge(value: Any) -> _Verdict:
+            return _Verdict(bool(value == expected), value, expected)
+
+        return self._record(name, judge(measured), why, level, owner, _besides(judge, beside))
 
     def close(
         self,
@@ -83,31 +90,18 @@ class Check:
         why: str,
         level: Level = Level.FAIL,
         owner: Any = None,
+        beside: Mapping[str, Any] | None = None,
     ) -> bool:
         """Record that |measured - expected| <= atol + rtol * |expected| everywhere.
 
         Takes numbers, nested lists of numbers, or tensors of equal shape; they are compared in float64. What is
         not finite on both sides is not close.
         """
-        a, b = _numbers(measured), _numbers(expected)
-        tolerance = f"atol={atol:g} rtol={rtol:g}"
-        if len(a) != len(b):
-            return self._record(name, False, f"{len(a)} values", f"{len(b)} values", tolerance, why, level, owner)
-        worst, where, ok = 0.0, 0, True
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            excess = abs(x - y) - (atol + rtol * abs(y))
-            if not math.isfinite(x) or not math.isfinite(y):
-                worst, where, ok = math.inf, i, False
-                break
-            if abs(x - y) > worst:
-                worst, where = abs(x - y), i
-            ok = ok and excess <= 0
-        if len(a) == 1:
-            return self._record(name, ok, a[0], b[0], tolerance, why, level, owner)
-        shown = f"largest difference {worst:.3g} of {len(a)} values"
-        if not ok:
-            shown += f" (at {where}: {a[where]:.6g} against {b[where]:.6g})"
-        return self._record(name, ok, shown, "the same values", tolerance, why, level, owner)
+
+        def judge(value: Any) -> _Verdict:
+            return _close(_numbers(value), _numbers(expected), rtol, atol)
+
+        return self._record(name, judge(measured), why, level, owner, _besides(judge, beside))
 
     def at_most(
         self,
@@ -118,10 +112,14 @@ class Check:
         why: str,
         level: Level = Level.FAIL,
         owner: Any = None,
+        beside: Mapping[str, Any] | None = None,
     ) -> bool:
         """Record that a number is finite and not above a bound."""
-        ok = math.isfinite(measured) and measured <= bound
-        return self._record(name, ok, float(measured), f"at most {bound:.6g}", "", why, level, owner)
+
+        def judge(value: float) -> _Verdict:
+            return _Verdict(math.isfinite(value) and value <= bound, float(value), f"at most {bound:.6g}")
+
+        return self._record(name, judge(measured), why, level, owner, _besides(judge, beside))
 
     def at_least(
         self,
@@ -132,17 +130,21 @@ class Check:
         why: str,
         level: Level = Level.FAIL,
         owner: Any = None,
+        beside: Mapping[str, Any] | None = None,
     ) -> bool:
         """Record that a number is finite and not below a bound."""
-        ok = math.isfinite(measured) and measured >= bound
-        return self._record(name, ok, float(measured), f"at least {bound:.6g}", "", why, level, owner)
+
+        def judge(value: float) -> _Verdict:
+            return _Verdict(math.isfinite(value) and value >= bound, float(value), f"at least {bound:.6g}")
+
+        return self._record(name, judge(measured), why, level, owner, _besides(judge, beside))
 
     def finite(self, name: str, value: Any, *, why: str = "", level: Level = Level.FAIL, owner: Any = None) -> bool:
         """Record that every number in a value (number, nested list, tensor) is finite."""
         numbers = _numbers(value)
         bad = sum(not math.isfinite(x) for x in numbers)
         measured = f"{bad} of {len(numbers)} values are not finite"
-        return self._record(name, bad == 0, measured, "all finite", "", why, level, owner)
+        return self._record(name, _Verdict(bad == 0, measured, "all finite"), why, level, owner)
 
     def raises(
         self,
@@ -160,14 +162,14 @@ class Check:
         try:
             value = call()
         except BaseException as error:  # noqa: BLE001 - what it raised is what is measured
-            self._record(name, isinstance(error, wanted), type(error).__name__, expected, "", why, level, owner)
+            self._record(name, _Verdict(isinstance(error, wanted), type(error).__name__, expected), why, level, owner)
             return error
-        self._record(name, False, f"returned {value!r}", expected, "", why, level, owner)
+        self._record(name, _Verdict(False, f"returned {value!r}", expected), why, level, owner)
         return None
 
     def note(self, name: str, value: Any) -> None:
         """Keep a value as evidence without judging it."""
-        self._record(name, True, value, "", "", "", Level.NOTE, None)
+        self._record(name, _Verdict(True, value, ""), "", Level.NOTE, None)
 
     def skip(self, reason: str) -> NoReturn:
         """End the probe: its promise cannot be put to the test here, for this reason."""
@@ -176,27 +178,74 @@ class Check:
     def _record(
         self,
         name: str,
-        ok: bool,
-        measured: Any,
-        expected: Any,
-        tolerance: str,
+        verdict: _Verdict,
         why: str,
         level: Level,
         owner: Any,
+        beside: tuple[Beside, ...] = (),
     ) -> bool:
         record = CheckRecord(
             name=name,
-            ok=ok,
-            measured=_show(measured),
-            expected=_show(expected) if expected != "" else "",
-            tolerance=tolerance,
+            ok=verdict.ok,
+            measured=_show(verdict.measured),
+            expected=_show(verdict.expected) if verdict.expected != "" else "",
+            tolerance=verdict.tolerance,
             why=why,
             level=level,
             owner=self._frame_of(owner) if owner is not None else None,
+            beside=beside,
         )
         self.records.append(record)
         self._sink(record)
-        return ok
+        return verdict.ok
+
+
+def attempt(call: Callable[[], Any]) -> Any:
+    """Return what a call returns, or the exception that it raises: a way that breaks down is measured too."""
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001 - what it raised is what is measured
+        return error
+
+
+class _Verdict(NamedTuple):
+    ok: bool
+    measured: Any
+    expected: Any
+    tolerance: str = ""
+
+
+def _besides(judge: Callable[[Any], _Verdict], beside: Mapping[str, Any] | None) -> tuple[Beside, ...]:
+    """Judge other ways by the same comparison; an exception never holds."""
+    found = []
+    for way, value in (beside or {}).items():
+        if isinstance(value, BaseException):
+            found.append(Beside(way, False, shorten(f"{type(value).__name__}: {value}", VALUE_LIMIT)))
+        else:
+            verdict = judge(value)
+            found.append(Beside(way, verdict.ok, _show(verdict.measured)))
+    return tuple(found)
+
+
+def _close(a: list[float], b: list[float], rtol: float, atol: float) -> _Verdict:
+    tolerance = f"atol={atol:g} rtol={rtol:g}"
+    if len(a) != len(b):
+        return _Verdict(False, f"{len(a)} values", f"{len(b)} values", tolerance)
+    worst, where, ok = 0.0, 0, True
+    for i, (x, y) in enumerate(zip(a, b, strict=True)):
+        excess = abs(x - y) - (atol + rtol * abs(y))
+        if not math.isfinite(x) or not math.isfinite(y):
+            worst, where, ok = math.inf, i, False
+            break
+        if abs(x - y) > worst:
+            worst, where = abs(x - y), i
+        ok = ok and excess <= 0
+    if len(a) == 1:
+        return _Verdict(ok, a[0], b[0], tolerance)
+    shown = f"largest difference {worst:.3g} of {len(a)} values"
+    if not ok:
+        shown += f" (at {where}: {a[where]:.6g} against {b[where]:.6g})"
+    return _Verdict(ok, shown, "the same values", tolerance)
 
 
 def _show(value: Any) -> str:

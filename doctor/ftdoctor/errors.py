@@ -6,7 +6,11 @@
     ├── MatrixError      an axis, profile or family in a TOML file contradicts itself
     ├── ProbeError       a probe or a fault is declared wrongly
     ├── ModelError       the user's model cannot be examined as asked
-    └── JournalError     a journal cannot be resumed
+    ├── JournalError     a journal cannot be resumed
+    └── TrainingError    a training component cannot do what it was asked
+        ├── DataError        rows or files that cannot be trained on
+        ├── LoadError        a stage of loading a model failed
+        └── NonFiniteError   too many steps were lost to NaN or infinity
 
 Each message is one sentence that says what is wrong, where, and the way out.
 """
@@ -38,3 +42,27 @@ class ModelError(FtdoctorError):
 
 class JournalError(FtdoctorError):
     """A journal cannot be resumed."""
+
+
+class TrainingError(FtdoctorError):
+    """A training component cannot do what it was asked."""
+
+
+class DataError(TrainingError):
+    """Rows or files that cannot be trained on."""
+
+
+class LoadError(TrainingError):
+    """A stage of loading a model failed.
+
+    Attributes:
+        stage: `config`, `tokenizer`, `model`, `memory`, `quantization`, `preparation` or `adapter`.
+    """
+
+    def __init__(self, message: str, stage: str = "") -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class NonFiniteError(TrainingError):
+    """Too many steps were lost to NaN or infinity."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ftdoctor.checks import Check
     from ftdoctor.patch import Patch
 
-AREAS = ("environment", "loading", "masking", "generation", "numerics", "training")
+AREAS = ("environment", "loading", "masking", "generation", "numerics", "training", "components")
 RAISES = "raises "
 """In `catches`, `raises RuntimeError` stands for the probe ending with that exception."""
 

@@ -62,6 +62,16 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What another way of doing the same thing measures, judged by the same comparison."""
+
+    way: str
+    """`naive`: the script that people write by hand; `library`: what the installed library does by itself."""
+    ok: bool
+    measured: str
+
+
+@dataclass(frozen=True)
 class CheckRecord:
     """One measured comparison."""
 
@@ -75,6 +85,8 @@ class CheckRecord:
     level: Level = Level.FAIL
     owner: Frame | None = None
     """The code whose promise was measured, where the probe can name it."""
+    beside: tuple[Beside, ...] = ()
+    """Other ways of doing the same; evidence only, they decide nothing."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,16 @@ def render(run: Run) -> str:
         ),
         h(
             "body",
-            h("main", _head(run), _findings(run), _matrix(run), _skipped(run), _stack(run), _cells(run)),
+            h(
+                "main",
+                _head(run),
+                _findings(run),
+                _matrix(run),
+                _compared(run),
+                _skipped(run),
+                _stack(run),
+                _cells(run),
+            ),
         ),
         lang="en",
     )
@@ -178,6 +187,27 @@ def _mark(result: CellResult) -> ET.Element:
         title=label,
         role="img",
     )
+
+
+def _compared(run: Run) -> ET.Element | None:
+    """Return the promises of the components: the cells in which the naive script, the library and ours keep them."""
+    promises = tally.compared(run)
+    if not promises:
+        return None
+    rows = []
+    for promise in promises:
+        shares = [_share(promise, way) for way in tally.WAYS]
+        rows.append(h("tr", h("th", promise.probe, scope="row"), h("td", promise.check), *shares))
+    told = h("p", "In how many cells each way of doing the same thing keeps the promise, and what it measured.")
+    return h("section", h("h2", "Components"), told, _table(("probe", "promise", *tally.WAYS.values()), rows))
+
+
+def _share(promise: tally.Compared, way: str) -> ET.Element:
+    if not promise.share(way):
+        return h("td", "not tried")
+    whole = promise.holds[way] == promise.measured[way]
+    told = h("small", promise.example[way])
+    return h("td", h("span", promise.share(way), class_="passed" if whole else "failed"), h("br"), told)
 
 
 def _skipped(run: Run) -> ET.Element | None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ftdoctor.results import CellResult, CheckRecord, Level, Outcome, Run
 from ftdoctor.wording import count, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+WAYS = {"naive": "naive script", "library": "installed library", "ours": "ftdoctor"}
+"""The ways of doing the same thing that stand beside each other, with their heads."""
 
 MARKS = {
     Outcome.PASSED: "✓",
@@ -74,3 +78,49 @@ def warned(run: Run) -> Iterator[tuple[CellResult, str]]:
         result, check = found[0]
         cells = f" (and {count(len(found) - 1, 'more cell')})" if len(found) > 1 else ""
         yield result, f"{check.name}: measured {check.measured}, expected {check.expected}{cells}"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One promise of a component over the cells in which it was measured: how often each way keeps it."""
+
+    probe: str
+    check: str
+    cells: int
+    holds: Mapping[str, int]
+    """Way to the number of cells in which it holds."""
+    measured: Mapping[str, int]
+    """Way to the number of cells in which it was tried."""
+    example: Mapping[str, str]
+    """Way to what it measured in the first cell in which it does not hold, else in the first cell."""
+
+    def share(self, way: str) -> str:
+        """Return `3 of 4`, or nothing where this way was not tried."""
+        tried = self.measured.get(way, 0)
+        return f"{self.holds.get(way, 0)} of {tried}" if tried else ""
+
+
+def compared(run: Run) -> list[Compared]:
+    """Return the checks that measured other ways beside ours, in the order of the run."""
+    found: dict[tuple[str, str], list[CheckRecord]] = {}
+    for result in run.results:
+        for check in result.checks:
+            if check.beside:
+                found.setdefault((result.probe, check.name), []).append(check)
+    return [_compared(probe, name, checks) for (probe, name), checks in found.items()]
+
+
+def _compared(probe: str, name: str, checks: list[CheckRecord]) -> Compared:
+    ways: dict[str, list[tuple[bool, str]]] = {}
+    for check in checks:
+        for other in check.beside:
+            ways.setdefault(other.way, []).append((other.ok, other.measured))
+        ways.setdefault("ours", []).append((check.ok, check.measured))
+    return Compared(
+        probe=probe,
+        check=name,
+        cells=len(checks),
+        holds={way: sum(ok for ok, _ in tried) for way, tried in ways.items()},
+        measured={way: len(tried) for way, tried in ways.items()},
+        example={way: min(tried, key=lambda t: t[0])[1] for way, tried in ways.items()},
+    )

@@ -55,7 +55,7 @@ def body(run: Run, quiet: bool = False, ascii_only: bool = False) -> RenderableT
         if not finding.accepted:
             parts += [Text(), _finding(finding, marks)]
     if not quiet:
-        parts += _rest(run, marks)
+        parts += [*_compared(run), *_rest(run, marks)]
     return Group(*parts)
 
 
@@ -75,6 +75,25 @@ def _areas(run: Run, marks: Mapping[Outcome, str]) -> RenderableType:
                     line.append(f"{marks[outcome]} {counted[outcome]}  ", STYLES[outcome])
         table.add_row(f"  {area}", line)
     return table
+
+
+def _compared(run: Run) -> list[RenderableType]:
+    """Return the promises of the components with the cells in which each way keeps them."""
+    promises = tally.compared(run)
+    if not promises:
+        return []
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold")
+    for _ in tally.WAYS:
+        table.add_column(no_wrap=True)
+    table.add_row(Text("  cells in which it holds", "dim"), *(Text(head, "dim") for head in tally.WAYS.values()))
+    for promise in promises:
+        shares = []
+        for way in tally.WAYS:
+            whole = promise.holds.get(way, 0) == promise.measured.get(way, 0)
+            shares.append(Text(promise.share(way) or "-", "" if whole else "red"))
+        table.add_row(Text(f"  {promise.probe}: {promise.check}"), *shares)
+    return [Text(), table]
 
 
 def _finding(finding: Finding, marks: Mapping[Outcome, str]) -> RenderableType:

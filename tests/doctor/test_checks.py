@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ftdoctor.checks import Check, SkipCell
+from ftdoctor.checks import Check, SkipCell, attempt
 from ftdoctor.diagnosis.owner import frame_of
 from ftdoctor.results import Level
 
@@ -119,3 +119,34 @@ def test_a_long_value_is_cut_in_its_middle(check):
     check.equal("x", "a" * 1000, "b")
 
     assert len(check.records[0].measured) == 400
+
+
+def test_other_ways_are_judged_by_the_same_comparison_and_decide_nothing(check):
+    """Beside ours stands what the naive script and the installed library measure."""
+    broken = attempt(lambda: 1 / 0)
+    holds = check.close(
+        "loss", 1.0, 1.0, atol=0.1, why="a test", beside={"naive": 2.0, "library": 1.05, "seed": broken}
+    )
+
+    assert holds
+    assert [(b.way, b.ok, b.measured) for b in check.records[0].beside] == [
+        ("naive", False, "2"),
+        ("library", True, "1.05"),
+        ("seed", False, "ZeroDivisionError: division by zero"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("judge", "good", "bad"),
+    [("equal", 3, 4), ("at_most", 2.0, 9.0), ("at_least", 9.0, 2.0)],
+)
+def test_each_comparison_judges_other_ways(check, judge, good, bad):
+    """A right way passes and a wrong one does not, whatever ours does."""
+    getattr(check, judge)("x", good, 3, beside={"naive": bad, "library": good}, why="a test")
+
+    assert [b.ok for b in check.records[0].beside] == [False, True]
+
+
+def test_attempt_returns_what_the_call_returns():
+    """Only an exception takes its place."""
+    assert attempt(lambda: 5) == 5

@@ -15,6 +15,7 @@ from ftdoctor import machine
 from ftdoctor.cells import Cell
 from ftdoctor.errors import FtdoctorError
 from ftdoctor.results import (
+    Beside,
     CellResult,
     CheckRecord,
     Culprit,
@@ -73,6 +74,36 @@ def test_json_is_read_back_as_it_was(tmp_path):
     path.write_text(json.render(made))
 
     assert json.load(path) == made
+
+
+def compared() -> Run:
+    """A run in which two cells put the naive script and the library beside ours."""
+    checks = [
+        CheckRecord("loss", True, "1.5", "1.5", beside=(Beside("naive", False, EVIL), Beside("library", True, "1.5"))),
+        CheckRecord("loss", True, "2.5", "2.5", beside=(Beside("naive", True, "2.5"),)),
+    ]
+    results = tuple(
+        CellResult("token-mean-loss", cell, Outcome.PASSED, checks=(c,)) for cell, c in zip(CELLS, checks, strict=True)
+    )
+    return run(results=results, findings=(), skipped=(), outcome="healthy", areas={"token-mean-loss": "components"})
+
+
+def test_ways_are_counted_over_the_cells_in_which_they_were_tried():
+    """With an example of where each does not hold."""
+    (promise,) = tally.compared(compared())
+
+    assert [promise.share(way) for way in tally.WAYS] == ["1 of 2", "1 of 1", "2 of 2"]
+    assert promise.example == {"naive": EVIL, "library": "1.5", "ours": "1.5"}
+
+
+def test_both_forms_show_the_columns_and_only_where_there_are_any():
+    """Naive script, installed library, ours."""
+    lines = [line.split() for line in shown(compared()).splitlines() if "token-mean-loss: loss" in line]
+
+    assert lines == [["token-mean-loss:", "loss", "1", "of", "2", "1", "of", "1", "2", "of", "2"]]
+    assert ">1 of 2<" in html.render(compared())
+    assert "<script>" not in html.render(compared())
+    assert "installed library" not in shown(run()) + html.render(run())
 
 
 def test_what_is_not_a_report_is_refused(tmp_path):
