@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STACK = ("torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "datasets", "tokenizers", "numpy")
 COMPONENTS = "doctor/ftdoctor/training"
-BOUND = {f"{COMPONENTS}/{name}.py" for name in ("loss", "guard", "health", "collator", "packing")}
+BOUND = {f"{COMPONENTS}/{name}.py" for name in ("loss", "guard", "health", "collator", "packing", "batch_plan")}
 WORDS = ("cells", "results", "probe", "checks", "patch", "errors", "settings", "wording")
 
 

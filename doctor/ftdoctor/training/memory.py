@@ -184,8 +184,8 @@ def step_memory(
     compute = compute_dtype or dtype
     trace = functools.partial(_traced, config, compute, attention, adapter, batch_size, length)
     traced = trace(checkpointing)
-    # transformers raises logits to float32; beside them stand their log-softmax and the gradients of both.
-    logits = batch_size * length * traced.vocabulary * (4 * 4 + (compute.itemsize if compute.itemsize < 4 else 0))
+    # transformers' loss keeps the log-softmax of logits in float32; in its backward pass two gradients stand beside it.
+    logits = batch_size * length * traced.vocabulary * (3 * 4 + (compute.itemsize if compute.itemsize < 4 else 0))
     kept = traced.kept
     if checkpointing:
         # One layer at a time is computed again, when the logits are gone already.

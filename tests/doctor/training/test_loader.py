@@ -178,7 +178,8 @@ def test_a_failure_of_quantization_moves_down_the_ladder(checkpoint, lora, monke
 
 
 @pytest.mark.parametrize(
-    ("ladder", "free", "taken"), [(("int8", "nf4"), 0.95, "nf4"), (("nf4", "int8"), 0.5, None), (("none", "nf4"), 0.9, "nf4")]
+    ("ladder", "free", "taken"),
+    [(("int8", "nf4"), 0.95, "nf4"), (("nf4", "int8"), 0.5, None), (("none", "nf4"), 0.9, "nf4")],
 )
 def test_memory_moves_down_only_to_a_rung_that_needs_less(checkpoint, lora, monkeypatch, ladder, free, taken):
     """What is free is a share of what the first rung needs."""
