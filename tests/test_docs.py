@@ -36,7 +36,7 @@ def test_the_probes_and_axes_that_are_accepted_exist():
 
 def test_every_command_that_the_documents_name_exists():
     """And every profile."""
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         text = path.read_text()
         named = set(re.findall(r"`?\bftdoctor ([a-z]+)(?=[ `\n])", text)) - {"alone", "is", "does", "itself"}
 
@@ -50,3 +50,27 @@ def test_nothing_speaks_of_one_machine():
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".toml", ".md", ".jinja", ".css", ".svg"):
                 assert not re.search(r"/(home|root|work|Users)/", path.read_text(encoding="utf-8")), path
+
+
+def test_every_component_has_a_page_and_rows_in_the_certified_table():
+    """Each probe of the components, with each promise that it measures beside other ways."""
+    page = (ROOT / "docs" / "certified.md").read_text(encoding="utf-8")
+    overview = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+
+    for path in (ROOT / "docs" / "training").glob("*.md"):
+        assert f"training/{path.name}" in overview
+    for probe in registry.probes().values():
+        if probe.area == "components":
+            assert f"[`{probe.name}`]" in page, probe.name
+    for row in re.findall(r"^\| \[`[a-z-]+`\].*$", page, re.MULTILINE):
+        _, _, ours = (cell.strip() for cell in row.strip("|").split("|")[2:])
+        assert ours.split(" of ")[0] == ours.split(" of ")[1], row
+
+
+def test_every_component_has_cells_in_which_the_naive_script_fails_and_ours_does_not():
+    """Else it would not be worth its name."""
+    page = (ROOT / "docs" / "certified.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[`([a-z-]+)`\].*?\|.*?\| (\d+) of (\d+) \|", page, re.MULTILINE)
+    failing = {probe for probe, holds, tried in rows if int(holds) < int(tried)}
+
+    assert failing == {probe.name for probe in registry.probes().values() if probe.area == "components"}

@@ -115,7 +115,7 @@ def _finding(finding: Finding, run: Run) -> ET.Element:
         "article",
         h("h3", h("span", tally.MARKS[first.outcome], class_=first.outcome.value), f" {finding.probe}"),
         h("p", finding.summary),
-        _definitions(rows),
+        definitions(rows),
         _checks(first),
         _folded("traceback", first.raised.traceback if first.raised else ""),
         _folded("output", first.output),
@@ -124,7 +124,8 @@ def _finding(finding: Finding, run: Run) -> ET.Element:
     )
 
 
-def _definitions(rows: Iterable[tuple[str, Any]]) -> ET.Element:
+def definitions(rows: Iterable[tuple[str, Any]]) -> ET.Element:
+    """Return labels and what they stand for; those that stand for nothing are left out."""
     listed = h("dl")
     for label, value in rows:
         if value not in ("", None):
@@ -144,7 +145,7 @@ def _checks(result: CellResult) -> ET.Element | None:
         )
         for c in result.checks
     ]
-    return _table(("", "check", "measured", "expected", "tolerance", "why"), rows)
+    return table(("", "check", "measured", "expected", "tolerance", "why"), rows)
 
 
 def _judged(check: CheckRecord) -> ET.Element:
@@ -156,7 +157,8 @@ def _judged(check: CheckRecord) -> ET.Element:
     return h("td", "!" if warned else "✗", {"aria-label": "does not hold"}, class_="warned" if warned else "failed")
 
 
-def _table(heads: Sequence[str], rows: Iterable[ET.Element]) -> ET.Element:
+def table(heads: Sequence[str], rows: Iterable[ET.Element]) -> ET.Element:
+    """Return a table that scrolls by itself where the page is too narrow for it."""
     return h(
         "div",
         h("table", h("thead", h("tr", *(h("th", head, scope="col") for head in heads))), h("tbody", *rows)),
@@ -174,7 +176,7 @@ def _matrix(run: Run) -> ET.Element:
         for probe in dict.fromkeys(r.probe for r in results):
             marks = [_mark(r) for r in results if r.probe == probe]
             rows.append(h("tr", h("td", area), h("th", probe, scope="row"), h("td", *marks)))
-    return h("section", h("h2", "Probes and cells"), _table(("area", "probe", "cells"), rows))
+    return h("section", h("h2", "Probes and cells"), table(("area", "probe", "cells"), rows))
 
 
 def _mark(result: CellResult) -> ET.Element:
@@ -199,7 +201,7 @@ def _compared(run: Run) -> ET.Element | None:
         shares = [_share(promise, way) for way in tally.WAYS]
         rows.append(h("tr", h("th", promise.probe, scope="row"), h("td", promise.check), *shares))
     told = h("p", "In how many cells each way of doing the same thing keeps the promise, and what it measured.")
-    return h("section", h("h2", "Components"), told, _table(("probe", "promise", *tally.WAYS.values()), rows))
+    return h("section", h("h2", "Components"), told, table(("probe", "promise", *tally.WAYS.values()), rows))
 
 
 def _share(promise: tally.Compared, way: str) -> ET.Element:
@@ -220,7 +222,7 @@ def _skipped(run: Run) -> ET.Element | None:
 
 def _stack(run: Run) -> ET.Element:
     rows = [*run.stack.items(), *describe(run.machine)]
-    return h("section", h("h2", "Versions and machine"), _definitions(rows))
+    return h("section", h("h2", "Versions and machine"), definitions(rows))
 
 
 def _cells(run: Run) -> ET.Element:
@@ -235,7 +237,7 @@ def _cells(run: Run) -> ET.Element:
         )
         for r in run.results
     ]
-    return h("section", h("h2", "Every cell"), _table(("outcome", "probe", "cell", "what", "time"), rows))
+    return h("section", h("h2", "Every cell"), table(("outcome", "probe", "cell", "what", "time"), rows))
 
 
 def _told(result: CellResult) -> str:

@@ -16,6 +16,8 @@ COMMANDS = {
     "list": "List the probes, axes or profiles.",
     "explain": "Explain a probe: its promise, why it matters, the cure, its faults.",
     "env": "Show the machine and the versions of the stack, without importing it.",
+    "train": "Fine-tune an adapter on a JSON Lines file, with every component hardened.",
+    "inbox": "Train each JSONL file that is put into a folder.",
     "selftest": "Put every fault into the stack and see whether its probe catches it.",
     "completion": "Print the completion script for a shell.",
 }

@@ -7,6 +7,7 @@ batch, another learning rate for it, and a start from zero.
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import traceback
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ def train_within_memory(trainer: Any, *, resume_from_checkpoint: str | None = No
     trainer.add_callback(watch)
     try:
         while True:
+            _align(watch.checkpoint, trainer.args.train_batch_size)
             try:
                 output = trainer.train(resume_from_checkpoint=watch.checkpoint)
                 return Trained(output, _plan(trainer), tuple(shrunk))
@@ -200,6 +202,18 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self.trainer.optimizer.state.clear()
         self.weights = []
         return True
+
+
+def _align(checkpoint: str | None, batch_size: int) -> None:
+    """Write the batch size of now into a checkpoint: transformers 4 resumes with the one that it finds there."""
+    file = Path(checkpoint or "") / "trainer_state.json"
+    if checkpoint is None or not file.is_file():
+        return
+    state = json.loads(file.read_text(encoding="utf-8"))
+    if state.get("train_batch_size") != batch_size:
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps({**state, "train_batch_size": batch_size}, indent=2), encoding="utf-8")
+        partial.replace(file)
 
 
 def _trained(trainer: Any) -> list[Any]:

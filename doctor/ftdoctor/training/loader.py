@@ -138,6 +138,16 @@ def load_for_training(
     raise AssertionError("the last rung either returns or raises")
 
 
+def load_tokenizer(path_or_id: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """Load a tokenizer alone, as `load_for_training` does: data can be encoded before a large model is loaded.
+
+    Raises:
+        LoadError: the config or the tokenizer failed.
+    """
+    attempt = stages.Attempt(str(path_or_id), "cpu", trust_remote_code)
+    return stages.tokenizer_stage(attempt, stages.config_stage(attempt, None))
+
+
 def _refuse_arguments(quantization: Sequence[str], dtype: Any) -> None:
     rungs = [quantization] if isinstance(quantization, str) else list(quantization)
     for rung in rungs:
@@ -201,7 +211,6 @@ def _rung(
         trainable=sum(p.numel() for p in trained),
         notes=tuple(notes),
     )
-    assert all(p.dtype == torch.float32 for p in trained) or adapter is None
     return Loaded(model, tokenizer, record)
 
 

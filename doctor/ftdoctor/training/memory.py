@@ -281,3 +281,26 @@ def _make_fake(model: Any) -> set[int]:
                 made[id(old)] = (torch.empty(old.shape, dtype=old.dtype, device="cpu"), old)
                 module._buffers[name] = made[id(old)][0]
     return {new.untyped_storage()._cdata for new, _ in made.values()}
+
+
+class Peak:
+    """Measures the most memory that was in use since it was made: allocated on a GPU, resident on a CPU."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        if device.startswith("cuda"):
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def bytes(self) -> int:
+        """Return the peak in bytes; 0 where the system does not say."""
+        if self._device.startswith("cuda"):
+            import torch
+
+            return int(torch.cuda.max_memory_allocated(self._device))
+        import resource
+        import sys
+
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return used if sys.platform == "darwin" else used * 1024

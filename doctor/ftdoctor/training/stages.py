@@ -93,7 +93,8 @@ def config_stage(attempt: Attempt, given: Any) -> Any:
         )
     config = given
     if config is None:
-        with named("config", attempt, "mend or replace its config.json"):
+        remote = "there is no folder of that name, and the hub was not reached: fetch it first, or go online"
+        with named("config", attempt, "mend or replace its config.json" if folder.exists() else remote):
             config = AutoConfig.from_pretrained(attempt.source, trust_remote_code=attempt.trust_remote_code)
     if isinstance(config, dict):
         config = _rebuilt(config, attempt)

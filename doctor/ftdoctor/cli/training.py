@@ -1,0 +1,169 @@
+"""What `train` and `inbox` share: signals that stop between steps, progress for a person, the page of the summary."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import signal
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from ftdoctor.training.finetune import Outcome
+    from ftdoctor.training.recipe import Recipe
+
+    Progress = Callable[[int, int, dict[str, float]], None]
+
+NEEDED = ("torch", "transformers", "peft", "trl", "datasets")
+
+
+def train(
+    recipe: Recipe,
+    dataset: Path,
+    folder: Path,
+    earlier: Sequence[Path] = (),
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Fine-tune, and write the summary's page beside its JSON.
+
+    Raises:
+        FtdoctorError: data, model, adapter or folder cannot be used; wrong data is told before torch is imported.
+    """
+    from ftdoctor.training.data import read_rows
+    from ftdoctor_reports import training
+
+    require_stack()
+    for file in (dataset, *earlier):
+        for _ in read_rows(file):
+            pass
+
+    with _libraries_quiet():
+        from ftdoctor.training.finetune import finetune
+
+        outcome = finetune(recipe, dataset, folder, earlier=earlier, stop=stop, progress=progress)
+    document = json.loads(outcome.summary.read_text(encoding="utf-8"))
+    outcome.summary.with_suffix(".html").write_text(training.render(document), encoding="utf-8")
+    return outcome
+
+
+def require_stack() -> None:
+    """Refuse to train where a library that it needs is not installed.
+
+    Raises:
+        UsageError: with the command that installs them.
+    """
+    from ftdoctor.errors import UsageError
+
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"Training needs {', '.join(missing)}: pip install 'ftdoctor[stack]'.")
+
+
+@contextlib.contextmanager
+def _libraries_quiet() -> Iterator[None]:
+    """Keep bars and notices of the libraries out of our own progress; what matters is in the summary."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a run goes online only where it is asked to
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        from transformers.utils import logging as library
+
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+        import datasets
+
+        datasets.disable_progress_bars()
+        yield
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[Callable[[], bool]]:
+    """Take the first Ctrl-C or SIGTERM as a wish to stop after the present step; a second one is Ctrl-C again."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Screen:
+    """What a person sees of a training: what was found, a bar on a terminal, lines in a log file."""
+
+    def __init__(self, console: Console, quiet: bool) -> None:
+        self.console, self.quiet = console, quiet
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress | None]:
+        """Give a function that shows how far the training is."""
+        if self.quiet:
+            yield None
+            return
+        handler = _Lines(self.console)
+        logger = logging.getLogger("ftdoctor.training")
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            if self.console.is_terminal:
+                yield from self._bar()
+            else:
+                yield self._line
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+    def _bar(self) -> Iterator[Progress]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[told]}"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task("training", total=None, told="")
+
+            def show(step: int, steps: int, logs: dict[str, float]) -> None:
+                bar.update(task, completed=step, total=steps, told=_told(logs))
+
+            yield show
+
+    def _line(self, step: int, steps: int, logs: dict[str, float]) -> None:
+        if "loss" in logs:
+            self.console.print(f"step {step} of {steps}  {_told(logs)}", markup=False)
+
+
+def _told(logs: dict[str, float]) -> str:
+    words = {"loss": "loss {:.4f}", "learning_rate": "lr {:.2e}", "tokens_per_second": "{:.0f} tokens/s"}
+    return "  ".join(text.format(float(logs[name])) for name, text in words.items() if name in logs)
+
+
+class _Lines(logging.Handler):
+    """Prints what the components say."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(record.getMessage(), markup=False, style="yellow" if record.levelno > logging.INFO else None)
