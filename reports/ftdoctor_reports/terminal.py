@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -86,14 +87,14 @@ def _compared(run: Run) -> list[RenderableType]:
     table.add_column(overflow="fold")
     for _ in tally.WAYS:
         table.add_column(no_wrap=True)
-    table.add_row(Text("  cells in which it holds", "dim"), *(Text(head, "dim") for head in tally.WAYS.values()))
+    table.add_row(Text("cells in which it holds", "dim"), *(Text(head, "dim") for head in tally.WAYS.values()))
     for promise in promises:
         shares = []
         for way in tally.WAYS:
             whole = promise.holds.get(way, 0) == promise.measured.get(way, 0)
             shares.append(Text(promise.share(way) or "-", "" if whole else "red"))
-        table.add_row(Text(f"  {promise.probe}: {promise.check}"), *shares)
-    return [Text(), table]
+        table.add_row(Text(f"{promise.probe}: {promise.check}"), *shares)
+    return [Text(), Padding(table, (0, 0, 0, 2))]
 
 
 def _finding(finding: Finding, marks: Mapping[Outcome, str]) -> RenderableType:

@@ -78,6 +78,7 @@ def _shown(default: Any) -> str:
 )
 @_recipe_options
 @click.option("--online", is_flag=True, help="Allow the hub to be asked for the model.")
+@options.json_flag
 @click.option("--quiet", "-q", is_flag=True, help="Print the last line only.")
 @click.pass_context
 def command(ctx: click.Context, /, **chosen: Any) -> None:
@@ -102,7 +103,7 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
     except NonFiniteError as error:
         click.echo(f"ftdoctor: {error}", err=True)
         ctx.exit(FAILED)
-    click.echo(_verdict(outcome))
+    click.echo(outcome.summary.read_text(encoding="utf-8") if chosen["as_json"] else _verdict(outcome))
     ctx.exit(0 if outcome.finished else INTERRUPTED)
 
 
