@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STACK = ("torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "datasets", "tokenizers", "numpy")
 COMPONENTS = "doctor/ftdoctor/training"
-BOUND = {f"{COMPONENTS}/{name}.py" for name in ("loss", "guard", "health", "collator", "packing", "batch_plan")}
+BOUND = {f"{COMPONENTS}/{name}.py" for name in ("loss", "guard", "health", "collator", "packing", "batch_plan", "sft")}
 WORDS = ("cells", "results", "probe", "checks", "patch", "errors", "settings", "wording")
 
 
@@ -78,3 +78,12 @@ def test_probes_import_bench_and_words_only():
         own = {m for m in imported(path, everywhere=True) if m.split(".")[0].startswith("ftdoctor")}
         floors = {m.split(".")[1] if "." in m else m for m in own}
         assert floors <= {*WORDS, "bench", "training", "machine", "ftdoctor_matrix", "ftdoctor"}, path
+
+
+def test_no_component_is_called_like_its_module():
+    """`from ftdoctor.training import x` would give the module once that was imported."""
+    import ftdoctor.training
+
+    modules = {path.stem for path in (ROOT / COMPONENTS).glob("*.py")}
+
+    assert set(ftdoctor.training.__all__) & modules == set()

@@ -22,8 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from ftdoctor.training.guard import NonFiniteGuard
 
-STEPS = 8
-ROUNDS = 2
+STEPS = 5
 TARGET = 0.02
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -87,14 +86,10 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     worst = 0.0
     for adapter in (False, True):
-        for accumulation in (1, 4):
-            shares: dict[str, list[float]] = {kind: [] for kind in KINDS}
-            for _ in range(ROUNDS):
-                for kind, mixin in KINDS.items():
-                    shares[kind].append(share(mixin, adapter, accumulation))
-            best = {kind: min(found) for kind, found in shares.items()}
-            worst = max(worst, best["guard"])
-            words = ", ".join(f"{kind} {value:.2%}" for kind, value in best.items())
+        for accumulation in (1, 2):
+            shares = {kind: share(mixin, adapter, accumulation) for kind, mixin in KINDS.items()}
+            worst = max(worst, shares["guard"])
+            words = ", ".join(f"{kind} {value:.2%}" for kind, value in shares.items())
             print(f"{'LoRA' if adapter else 'full':5} accumulation {accumulation}   {words} of a step", flush=True)
     print(f"largest share of the guard {worst:.2%} (target: at most {TARGET:.0%})")
     sys.exit(0 if worst <= TARGET else 1)

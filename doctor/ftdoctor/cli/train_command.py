@@ -19,7 +19,7 @@ from ftdoctor.training import recipe as recipes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ftdoctor.training.finetune import Outcome
+    from ftdoctor.training.finetuning import Outcome
 
 INTERRUPTED = 130
 FAILED = 1

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from ftdoctor.training.finetune import Outcome
+    from ftdoctor.training.finetuning import Outcome
     from ftdoctor.training.recipe import Recipe
 
     Progress = Callable[[int, int, dict[str, float]], None]
@@ -47,7 +47,7 @@ def train(
             pass
 
     with _libraries_quiet():
-        from ftdoctor.training.finetune import finetune
+        from ftdoctor.training.finetuning import finetune
 
         outcome = finetune(recipe, dataset, folder, earlier=earlier, stop=stop, progress=progress)
     document = json.loads(outcome.summary.read_text(encoding="utf-8"))

@@ -9,24 +9,91 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftdoctor.training.batch_plan import BatchPlan, train_within_memory
-    from ftdoctor.training.loader import Loaded, LoadRecord, load_for_training
-    from ftdoctor.training.memory import StepMemory, step_memory
+    from ftdoctor.training.batch_plan import BatchPlan, Shrunk, Trained, train_within_memory
+    from ftdoctor.training.collator import PaddingCollator
+    from ftdoctor.training.data import Row, read_rows
+    from ftdoctor.training.finetuning import Outcome, finetune
+    from ftdoctor.training.guard import BadBatch, GuardRecord, GuardSettings, NonFiniteGuard
+    from ftdoctor.training.health import HealthLog, HealthRecord, Verdict, first_loss_verdict
+    from ftdoctor.training.label_counts import LabelCounts
+    from ftdoctor.training.labels import Encoder, encode_completion, encode_messages, shown
+    from ftdoctor.training.loader import Loaded, LoadRecord, load_for_training, load_tokenizer
+    from ftdoctor.training.loss import TokenMeanLoss, aligned_loss, token_mean_loss
+    from ftdoctor.training.memory import StepMemory, free_memory, step_memory
+    from ftdoctor.training.message_rules import MessageCounts, MessageRules
+    from ftdoctor.training.messages import Messages
+    from ftdoctor.training.packed_batches import PackedCollator, keeps_apart, packed_collator
+    from ftdoctor.training.packing import PackingCounts, pack_rows
+    from ftdoctor.training.recipe import Recipe, read_recipe
+    from ftdoctor.training.replay import Cursor, Mixed, MixedStream, mix
 
 __all__ = [
+    "BadBatch",
     "BatchPlan",
+    "Cursor",
+    "Encoder",
+    "GuardRecord",
+    "GuardSettings",
+    "HealthLog",
+    "HealthRecord",
+    "LabelCounts",
     "LoadRecord",
     "Loaded",
+    "MessageCounts",
+    "MessageRules",
+    "Messages",
+    "Mixed",
+    "MixedStream",
+    "NonFiniteGuard",
+    "Outcome",
+    "PackedCollator",
+    "PackingCounts",
+    "PaddingCollator",
+    "Recipe",
+    "Row",
+    "Shrunk",
     "StepMemory",
+    "TokenMeanLoss",
+    "Trained",
+    "Verdict",
+    "aligned_loss",
+    "encode_completion",
+    "encode_messages",
+    "finetune",
+    "first_loss_verdict",
+    "free_memory",
+    "keeps_apart",
     "load_for_training",
+    "load_tokenizer",
+    "mix",
+    "pack_rows",
+    "packed_collator",
+    "read_recipe",
+    "read_rows",
+    "shown",
     "step_memory",
+    "token_mean_loss",
     "train_within_memory",
 ]
 
 _HOMES = {
-    "batch_plan": ("BatchPlan", "train_within_memory"),
-    "loader": ("LoadRecord", "Loaded", "load_for_training"),
-    "memory": ("StepMemory", "step_memory"),
+    "batch_plan": ("BatchPlan", "Shrunk", "Trained", "train_within_memory"),
+    "collator": ("PaddingCollator",),
+    "data": ("Row", "read_rows"),
+    "finetuning": ("Outcome", "finetune"),
+    "guard": ("BadBatch", "GuardRecord", "GuardSettings", "NonFiniteGuard"),
+    "health": ("HealthLog", "HealthRecord", "Verdict", "first_loss_verdict"),
+    "label_counts": ("LabelCounts",),
+    "labels": ("Encoder", "encode_completion", "encode_messages", "shown"),
+    "loader": ("LoadRecord", "Loaded", "load_for_training", "load_tokenizer"),
+    "loss": ("TokenMeanLoss", "aligned_loss", "token_mean_loss"),
+    "memory": ("StepMemory", "free_memory", "step_memory"),
+    "message_rules": ("MessageCounts", "MessageRules"),
+    "messages": ("Messages",),
+    "packed_batches": ("PackedCollator", "keeps_apart", "packed_collator"),
+    "packing": ("PackingCounts", "pack_rows"),
+    "recipe": ("Recipe", "read_recipe"),
+    "replay": ("Cursor", "Mixed", "MixedStream", "mix"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -34,4 +101,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    # A name that is also a module's stands for the function, once that module has been imported.
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value

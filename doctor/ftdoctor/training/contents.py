@@ -8,6 +8,7 @@ from typing import Any
 
 from ftdoctor.errors import DataError, TrainingError
 from ftdoctor.training.rendering import render, require_template
+from ftdoctor.wording import shorten
 
 PART_TYPES = ("text", "image", "image_url", "video", "audio", "input_audio")
 """What a part of a content may be, as processors and chat templates name it."""
@@ -54,13 +55,18 @@ def wanted_parts(tokenizer: Any) -> str:
         TrainingError: neither comes through, or there is no chat template.
     """
     require_template(tokenizer)
+    refused = ""
     for parts in (TEXT, TYPED):
-        text = _attempt(tokenizer, _chat(parts))
+        try:
+            text = render(tokenizer, _chat(parts))
+        except DataError as error:
+            refused = refused or f" ({shorten(repr(error.__cause__), 120)})"
+            continue
         # A template for text that is handed parts prints them as Python would.
         if all(mark in text for mark in _MARKS) and "'type'" not in text:
             return parts
     raise TrainingError(
-        "The chat template writes out neither text nor typed parts of a user's and an assistant's message; "
+        f"The chat template writes out neither text nor typed parts of a user's and an assistant's message{refused}; "
         "give a tokenizer whose chat_template does."
     )
 
@@ -68,7 +74,10 @@ def wanted_parts(tokenizer: Any) -> str:
 def keeps_system(tokenizer: Any, parts: str) -> bool:
     """Say whether a system message comes through the tokenizer's chat template; some leave it out silently."""
     system = {"role": "system", "content": _as(parts, _SYSTEM_MARK)}
-    return _SYSTEM_MARK in _attempt(tokenizer, [system, *_chat(parts)])
+    try:
+        return _SYSTEM_MARK in render(tokenizer, [system, *_chat(parts)])
+    except DataError:
+        return False
 
 
 def _chat(parts: str) -> list[dict[str, Any]]:
@@ -79,11 +88,3 @@ def _chat(parts: str) -> list[dict[str, Any]]:
 
 def _as(parts: str, text: str) -> str | list[dict[str, str]]:
     return text if parts == TEXT else [{"type": "text", "text": text}]
-
-
-def _attempt(tokenizer: Any, messages: list[dict[str, Any]]) -> str:
-    """Return the rendered messages, or nothing where the template refuses them."""
-    try:
-        return render(tokenizer, messages)
-    except DataError:
-        return ""

@@ -154,6 +154,10 @@ def uncached(rows: Any) -> dict[str, Any]:
 
 
 def _is_of_datasets(rows: Any) -> bool:
+    if isinstance(rows, Mapping):
+        raise DataError(
+            f"The rows are a dict of {shorten(', '.join(map(str, rows)), 80)}; give one split, such as 'train'."
+        )
     return type(rows).__module__.partition(".")[0] == "datasets"
 
 
@@ -243,8 +247,9 @@ def _parse(text: str, where: str) -> Mapping[str, Any]:
     try:
         data = json.loads(text, parse_constant=refuse, object_pairs_hook=_once(where))
     except json.JSONDecodeError as error:
+        reason = error.msg.lower().removesuffix(" at")
         raise DataError(
-            f"{where} is not JSON: {error.msg.lower()} at character {error.pos + 1}; write one whole object a line."
+            f"{where} is not JSON: {reason} at character {error.pos + 1}; write one whole object a line."
         ) from error
     except RecursionError as error:
         raise DataError(f"{where} is nested too deeply to be read; flatten it, or write it as a string.") from error

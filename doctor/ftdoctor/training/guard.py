@@ -180,7 +180,7 @@ class NonFiniteGuard(Trainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log means over the steps that were taken, and the number of bad batches so far."""
-        if "loss" in logs:
+        if "loss" in logs and "learning_rate" in logs:
             steps = self.state.global_step - self._logged_step
             if 0 < self._unlogged_skips < steps:
                 logs["loss"] *= steps / (steps - self._unlogged_skips)

@@ -59,7 +59,7 @@ class Inbox:
 
     Args:
         root: the folder with config.toml; `inbox`, `work`, `adapters`, `archive` and `failed` are made in it.
-        train: the resumable training run, such as `ftdoctor.training.finetune.finetune`.
+        train: the resumable training run, such as `ftdoctor.training.finetuning.finetune`.
         tell: is told what happens, in lines.
 
     Raises:

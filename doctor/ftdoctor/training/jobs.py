@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ftdoctor import __version__
 from ftdoctor.errors import ConfigError, DataError, FtdoctorError, LoadError, TrainingError
+from ftdoctor.training.arrivals import SUFFIX
 from ftdoctor.training.durable import (
     complete,
     free,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-SUFFIX = ".jsonl"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of a disk that no other file would be spared."""
 NAME_BYTES = 200
@@ -73,7 +73,7 @@ class Outcome(Protocol):
 
 
 class Train(Protocol):
-    """A resumable training run, such as `ftdoctor.training.finetune.finetune`."""
+    """A resumable training run, such as `ftdoctor.training.finetuning.finetune`."""
 
     def __call__(
         self, recipe: Recipe, dataset: Path, folder: Path, *, earlier: Sequence[Path], stop: Callable[[], bool]

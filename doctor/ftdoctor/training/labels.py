@@ -18,7 +18,7 @@ from ftdoctor.errors import DataError, TrainingError
 from ftdoctor.training import truncating
 from ftdoctor.training.data import form_of, map_rows
 from ftdoctor.training.label_counts import LabelCounts
-from ftdoctor.training.marks import check_marks
+from ftdoctor.training.marks import check_marks, marks_answers
 from ftdoctor.training.rendering import TURNS, Controls, render_answers, require_template, texts
 from ftdoctor.training.tokenizing import cut_tokens, front_tokens, leading
 from ftdoctor.training.truncating import IGNORED, SHORTEST
@@ -27,6 +27,9 @@ from ftdoctor.wording import nearest
 TOO_LONG = ("drop", "keep_end", "error")
 INVALID = ("error", "drop")
 COLUMNS = ("input_ids", "labels")
+
+CHECKED = 20
+"""Conversations of each shape (roles and keys) that are checked by the marks of a template that has them."""
 
 
 class Encoder:
@@ -46,7 +49,7 @@ class Encoder:
         options: variables of the chat template, such as `{"enable_thinking": False}`.
 
     Raises:
-        TrainingError: an argument is none of those named.
+        TrainingError: an argument is none of those named, or the tokenizer is none.
     """
 
     def __init__(
@@ -65,12 +68,15 @@ class Encoder:
                 raise TrainingError(f"{name}={value!r} is not one of {', '.join(known)}{nearest(str(value), known)}.")
         if max_length is not None and max_length < SHORTEST:
             raise TrainingError(f"max_length={max_length} has no room for a token and its prediction; give at least 2.")
+        if not hasattr(tokenizer, "all_special_tokens"):
+            raise TrainingError(f"A {type(tokenizer).__name__} is no tokenizer; give a processor's `tokenizer`.")
         self.counts = LabelCounts()
         self._tokenizer = tokenizer
         self._turns, self._max_length, self._too_long, self._invalid = turns, max_length, too_long, invalid
         self._options = dict(options or {})
         self._controls = Controls.of(tokenizer)
         self._front = front_tokens(tokenizer)
+        self._checked: dict[str, int] = {}
         self._control_text = re.compile("|".join(map(re.escape, self._controls.special)) or r"(?!)")
 
     def rows(self, rows: Any) -> Any:
@@ -144,13 +150,16 @@ class Encoder:
         unended = bool(spans) and not spans[-1].end_token
         if unended:
             text = text[: spans[-1].end]
-        cut = cut_tokens(tokenizer, text, [c for span in spans for c in (span.start, span.end)])
+        inside = [c for span in spans for c in (span.start, *([] if span.end_token else [span.end]))]
+        cut = cut_tokens(tokenizer, text, inside, [span.end for span in spans if span.end_token])
         ids, labels = cut.ids, [IGNORED] * len(cut.ids)
         for span in spans:
             scored = slice(cut.at[span.start], cut.at[span.end])
             labels[scored] = ids[scored]
-        everything = (self._turns == "all" and first == 0) or not spans
-        check_marks(tokenizer, messages, ids, labels, 0 if everything else cut.at[spans[0].start], controls, options)
+        if self._is_to_check(messages, options):
+            everything = (self._turns == "all" and first == 0) or not spans
+            begin = 0 if everything else cut.at[spans[0].start]
+            check_marks(tokenizer, messages, ids, labels, begin, controls, options)
         found.joined = cut.joined
         found.control_text = sum(bool(self._control_text.search(t)) for m in messages for t in texts(m.get("content")))
         for span in spans:
@@ -159,6 +168,14 @@ class Encoder:
         if unended:
             ids, labels = self._with_end(ids, labels, found)
         return self._with_one_beginning(ids, labels, found)
+
+    def _is_to_check(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> bool:
+        """Say whether labels are to be checked by the template's own marks: the first few times for each shape."""
+        if not marks_answers(self._tokenizer, options):
+            return False
+        shape = str([sorted(m) if m["role"] != "user" else "" for m in messages] + [m["role"] for m in messages])
+        self._checked[shape] = self._checked.get(shape, 0) + 1
+        return self._checked[shape] <= CHECKED
 
     def _completion(self, prompt: str, completion: str, found: LabelCounts) -> tuple[list[int], list[int]]:
         if not completion.strip():

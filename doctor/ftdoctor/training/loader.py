@@ -180,7 +180,6 @@ def _rung(
     seed: int,
 ) -> Loaded:
     """Load with one quantization: memory, model, preparation, adapter."""
-    import torch
 
     chosen = stages.weight_dtype(attempt, dtype, config, adapter)
     needed, free = stages.memory_stage(attempt, rung, config, chosen)

@@ -24,6 +24,8 @@ CHUNK = {"cpu": 2**21}
 """Logits that are worked on at a time, by kind of device: 8 MiB of float32, which stay in a processor's cache."""
 LARGE_CHUNK = 2**25
 """The same on an accelerator: 128 MiB, so that starting a kernel costs little beside running it."""
+ANSWERS_AT_ONCE = ("cpu",)
+"""Devices that can be asked which rows are scored; on others the question waits for all that was begun before it."""
 
 
 def token_mean_loss(logits: torch.Tensor, labels: torch.Tensor, num_items: Any = None) -> torch.Tensor:
@@ -75,7 +77,7 @@ def aligned_loss(logits: torch.Tensor, targets: torch.Tensor, num_items: Any = N
                 f"num_items_in_batch holds {count.numel()} numbers: torch.nn.DataParallel is not supported; "
                 "start one process per device with torchrun or accelerate launch."
             )
-    if logits.device.type == "cpu":
+    if logits.device.type in ANSWERS_AT_ONCE:
         _check_labels(targets, scored, logits.shape)
     work = torch.promote_types(logits.dtype, torch.float32)
     divisor = torch.where(count > 0, count, torch.ones_like(count)).to(work)
@@ -183,15 +185,20 @@ class _TokenMean(torch.autograd.Function):  # type: ignore[misc]
         gradient = torch.zeros(logits.shape, dtype=logits.dtype, device=logits.device)
         flat = gradient.view(-1, logits.shape[-1])
         for rows, normalizer in zip(_pieces(logits, scored), normalizers, strict=True):
-            chunk = _take(logits, rows).to(divisor.dtype) - normalizer.unsqueeze(1)
-            chunk.exp_()
+            chunk = _take(logits, rows)
+            in_place = isinstance(rows, slice) and logits.dtype == divisor.dtype
+            if in_place:
+                probabilities = torch.softmax(chunk, dim=-1, out=flat[rows])  # straight to where it belongs
+            else:
+                probabilities = (chunk.to(divisor.dtype) - normalizer.unsqueeze(1)).exp_()
             index = _labels(targets, rows)
-            chunk.scatter_add_(1, index, chunk.new_full((), -1.0).expand(index.shape))
-            chunk.mul_(scale)
-            if isinstance(rows, slice) and logits.device.type != "cpu":
+            probabilities.scatter_add_(1, index, probabilities.new_full((), -1.0).expand(index.shape))
+            probabilities.mul_(scale)
+            if logits.device.type not in ANSWERS_AT_ONCE:
                 # Rows that are not scored are among them; a factor of zero would leave NaN what is NaN there.
-                chunk.masked_fill_(~scored[rows].unsqueeze(1), 0)
-            flat[rows] = chunk.to(logits.dtype)
+                probabilities.masked_fill_(~scored[rows].unsqueeze(1), 0)
+            if not in_place:
+                flat[rows] = probabilities.to(logits.dtype)
         return gradient, None, None, None
 
 
@@ -199,10 +206,10 @@ def _pieces(logits: torch.Tensor, scored: torch.Tensor) -> Iterator[slice | torc
     """Yield the rows of logits to work on, a chunk at a time.
 
     On a CPU those that are scored: a slice where they are neighbours, which needs no copy, else their numbers. On an
-    accelerator all rows, for asking which are scored would wait for the device.
+    accelerator all of them.
     """
     size = max(1, CHUNK.get(logits.device.type, LARGE_CHUNK) // logits.shape[-1])
-    if logits.device.type != "cpu":
+    if logits.device.type not in ANSWERS_AT_ONCE:
         for start in range(0, scored.numel(), size):
             yield slice(start, min(start + size, scored.numel()))
         return

@@ -30,10 +30,11 @@ def check_marks(
     controls: Controls,
     options: Mapping[str, Any],
 ) -> None:
-    """Check labels against the `{% generation %}` blocks of a chat template that has them.
+    """Check labels against the `{% generation %}` blocks of a chat template that has them (`marks_answers`).
 
     White space and control tokens may differ: templates draw the block around the end of turn or in front of it. So
-    may parts of a character: where a block ends with one of several tokens, transformers marks its first alone.
+    may what a generation prompt writes of an answer (`<think>`), with which some blocks begin, and parts of a
+    character: where a block ends with one of several tokens, transformers marks its first alone.
     Nothing is checked where a message has a `weight` of 0, or where the tokens had to be cut otherwise.
 
     Args:
@@ -48,24 +49,28 @@ def check_marks(
     Raises:
         DataError: the two disagree about a token.
     """
-    if not marks_answers(tokenizer, options) or any(m.get("weight") == 0 for m in messages):
+    if any(m.get("weight") == 0 for m in messages):
         return
     made = tokenizer.apply_chat_template(
         [without_none(m) for m in messages],
         tokenize=True,
         return_dict=True,
         return_assistant_tokens_mask=True,
+        tokenizer_kwargs={"verbose": False},
         **options,
     )
     if list(made["input_ids"])[: len(ids)] != list(ids):
         return
     known = {*controls.special, *controls.added}
-    for i in range(begin, len(ids)):
-        if (labels[i] != IGNORED) == bool(made["assistant_masks"][i]):
+    leads_in = False  # whether everything up to the next scored token is marked
+    for i in range(len(ids) - 1, begin - 1, -1):
+        scored, marked = labels[i] != IGNORED, bool(made["assistant_masks"][i])
+        leads_in = scored or (leads_in and marked)
+        if scored == marked or leads_in > scored:
             continue
         text = tokenizer.decode([ids[i]], skip_special_tokens=False)
         if text.strip("\ufffd").strip() and text.strip() not in known:
-            written = "is written by" if made["assistant_masks"][i] else "is not written by"
+            written = "is written by" if marked else "is not written by"
             raise DataError(
                 f"the chat template's {{% generation %}} block says that {text!r} (token {i}) {written} the assistant, "
                 "its prompts say the contrary; mend the block, or take it out of the template."

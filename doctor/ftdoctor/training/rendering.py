@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,7 +145,8 @@ def render_answers(
         if messages[i].get("weight") == 0:
             continue
         start = _start(tokenizer, messages, i, text, options)
-        end = len(text) if i == len(messages) - 1 else _end(tokenizer, messages, i, text, controls, options)
+        find = _last_end if i == len(messages) - 1 else _end
+        end = find(tokenizer, messages, i, text, controls, options)
         spans.append(_answer(messages[i], i, text, start, end, controls))
     return Rendered(text, tuple(spans))
 
@@ -201,6 +203,31 @@ def _end(
     )
 
 
+def _last_end(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    i: int,
+    text: str,
+    controls: Controls,
+    options: Mapping[str, Any],
+) -> int:
+    """Return where the last turn ends: at the end of the text, or before what closes the whole conversation.
+
+    Where two special tokens stand at the end, the second may close the conversation, or end a turn behind a part of
+    the answer that ends with one itself, such as a call of a tool: what follows if somebody answers tells which.
+    """
+    closing = _closing(text.rstrip(), 0, controls.special)
+    without = text.rstrip().removesuffix(closing)
+    if not closing or not _closing(without.rstrip(), 0, controls.special):
+        return len(text)
+    said = "." if isinstance(messages[i].get("content"), str) else [{"type": "text", "text": "."}]
+    try:
+        longer = render(tokenizer, [*messages, {"role": "user", "content": said}], **options)
+    except DataError:
+        return len(text)
+    return len(without) if longer.startswith(without) and not longer.startswith(without + closing) else len(text)
+
+
 def _answer(message: Mapping[str, Any], i: int, text: str, start: int, end: int, controls: Controls) -> Span:
     """Cut what the template writes after the end of turn off the characters of a turn."""
     turn = text[start:end]
@@ -211,22 +238,18 @@ def _answer(message: Mapping[str, Any], i: int, text: str, start: int, end: int,
             f"the chat template does not write message {i + 1} as it is: {shorten(answer, SHOWN)!r} is not in "
             f"{shorten(turn, SHOWN)!r}; use a template that does."
         )
-    length, token = _end_of_turn(turn, turn.index(answer) + len(answer), controls)
-    return Span(i, start, start + length, token)
+    missing = [name for name in _called(message) if name not in turn]
+    if missing:
+        raise DataError(f"the chat template leaves out the call of {missing[0]!r} in message {i + 1}; use another one.")
+    kept, after = turn.rstrip(), turn.index(answer) + len(answer)
+    token = _closing(kept, after, controls.special) or _closing(kept, after, controls.added)
+    return Span(i, start, start + len(kept), token)
 
 
-def _end_of_turn(turn: str, after: int, controls: Controls) -> tuple[int, str]:
-    """Return the length of a turn up to and with its end of turn, and that token.
-
-    Of the special tokens at its end the first is the one that the model writes; of other added tokens, which may
-    close a part of the answer, it is the last.
-    """
-    kept = turn.rstrip()
-    length, token = len(kept), ""
-    while found := _closing(kept, after, controls.special):
-        length, token = len(kept), found
-        kept = kept[: len(kept) - len(found)].rstrip()
-    return length, token or _closing(kept, after, controls.added)
+def _called(message: Mapping[str, Any]) -> list[str]:
+    """Return the names of the tools that a message calls."""
+    calls = [call for call in message.get("tool_calls") or () if isinstance(call, Mapping)]
+    return [str((call.get("function") or call).get("name") or "") for call in calls]
 
 
 def _closing(kept: str, after: int, tokens: Sequence[str]) -> str:
@@ -235,15 +258,17 @@ def _closing(kept: str, after: int, tokens: Sequence[str]) -> str:
 
 
 def _check_present(messages: Sequence[Mapping[str, Any]], text: str) -> None:
-    """Check that no message of the system's or the user's was left out, as some templates do silently."""
+    """Check that no message but the assistant's was left out, as some templates do silently."""
     for i, message in enumerate(messages):
-        if message["role"] in ("system", "developer", "user"):
-            if all(said.strip() in text for said in texts(message.get("content"))):
-                continue
-            raise DataError(
-                f"the chat template leaves out message {i + 1}, of the role {message['role']!r}; use a template that "
-                "writes it, or rows without it."
-            )
+        if message["role"] == "assistant":
+            continue
+        for said in texts(message.get("content")):
+            # What a tool returns is written as JSON by some.
+            if said.strip() not in text and json.dumps(said)[1:-1] not in text:
+                raise DataError(
+                    f"the chat template leaves out message {i + 1}, of the role {message['role']!r}; use a template "
+                    "that writes it, or rows without it."
+                )
 
 
 def _way_out(i: int, messages: Sequence[Mapping[str, Any]]) -> str:

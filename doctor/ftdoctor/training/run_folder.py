@@ -72,7 +72,8 @@ class RunFolder:
             return
         known = durable.read_json(self.path / "run.json")
         if not known:
-            if any(self.path.iterdir()):
+            # A kill while run.json was written has left nothing but the beginning of it.
+            if any(file.name != "run.json.partial" for file in self.path.iterdir()):
                 raise UsageError(f"{self.path} holds files that are none of a training run's; name an empty folder.")
             return
         changed = [name for name in ("schema", "recipe", "data", "earlier") if known.get(name) != identity[name]]
@@ -84,9 +85,10 @@ class RunFolder:
 
     def begin(self, identity: dict[str, Any]) -> None:
         """Make the folder, say what it is, and remove what a kill has left incomplete."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         if not durable.read_json(self.path / "run.json"):
             durable.write_json(self.path / "run.json", identity)
+        self.checkpoints.mkdir(exist_ok=True)
         for folder in self._saved():
             if not (folder / COMPLETE).exists():
                 durable.remove(folder)

@@ -15,7 +15,7 @@ from ftdoctor.training.collator import PaddingCollator
 from ftdoctor.training.guard import GuardSettings, NonFiniteGuard
 from ftdoctor.training.health import HealthLog
 from ftdoctor.training.loss import IGNORED, aligned_loss
-from ftdoctor.training.packed_collator import packed_collator
+from ftdoctor.training.packed_batches import packed_collator
 
 if TYPE_CHECKING:
     from collections.abc import Callable

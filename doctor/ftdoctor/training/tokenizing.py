@@ -24,10 +24,15 @@ class Cut:
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
     """Return the tokens of a text alone, without those that the tokenizer would put around it."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(_encoded(tokenizer, text)["input_ids"])
 
 
-def cut_tokens(tokenizer: Any, text: str, cuts: Sequence[int]) -> Cut:
+def _encoded(tokenizer: Any, text: str) -> Any:
+    # Not verbose: a text longer than the model takes is cut later, and no reason for a warning.
+    return tokenizer(text, add_special_tokens=False, verbose=False)
+
+
+def cut_tokens(tokenizer: Any, text: str, cuts: Sequence[int], behind_special: Sequence[int] = ()) -> Cut:
     """Tokenize a text so that no token reaches across any of these characters.
 
     The text up to each cut is tokenized by itself, as inference does with a prompt. Where its tokens do not begin
@@ -38,23 +43,36 @@ def cut_tokens(tokenizer: Any, text: str, cuts: Sequence[int]) -> Cut:
         tokenizer: any tokenizer of transformers, fast or slow.
         text: the whole text.
         cuts: indices of characters.
+        behind_special: further indices, each right behind a special token, where no tokenizer joins anything.
 
     Raises:
         DataError: the text cannot be cut there: its parts decode to another text.
     """
+    whole = _encoded(tokenizer, text)
     ids: list[int] = []
     at = {0: 0}
     before, joined = 0, 0
-    for cut in sorted({*cuts, len(text)} - {0}):
-        whole = token_ids(tokenizer, text[:cut])
-        if whole[: len(ids)] == ids:
-            ids = whole
+    found = _behind(tokenizer, whole, behind_special)
+    for cut in sorted({*cuts, len(text), *([] if found else behind_special)} - {0}):
+        beginning = list(whole["input_ids"]) if cut == len(text) else token_ids(tokenizer, text[:cut])
+        if beginning[: len(ids)] == ids:
+            ids = beginning
         else:
-            ids = _continued(tokenizer, ids, text[before:cut], whole)
+            ids = _continued(tokenizer, ids, text[before:cut], beginning)
             joined += 1
         at[cut] = len(ids)
         before = cut
-    return Cut(ids, at, joined)
+    if joined and found:  # the places were found in other tokens
+        return cut_tokens(tokenizer, text, [*cuts, *behind_special])
+    return Cut(ids, {**at, **found}, joined)
+
+
+def _behind(tokenizer: Any, whole: Any, characters: Sequence[int]) -> dict[int, int]:
+    """Return the indices of the tokens behind special ones, where the tokenizer can tell; else nothing."""
+    if not getattr(tokenizer, "is_fast", False):
+        return {}
+    found = {c: whole.char_to_token(c - 1) for c in characters}
+    return {} if None in found.values() else {c: token + 1 for c, token in found.items()}
 
 
 def _continued(tokenizer: Any, ids: list[int], piece: str, whole: list[int]) -> list[int]:

@@ -218,3 +218,13 @@ def test_nothing_left_is_an_error(kind):
     rows = [{"n": 1}, {"n": 3}]
     with pytest.raises(DataError, match="None of 2 rows is left"):
         map_rows(rows if kind == "list" else Dataset.from_list(rows), keep_even, ("n", "where"))
+
+
+@pytest.mark.stack
+def test_a_dict_of_splits_is_refused():
+    """As `load_dataset` returns it where no split is named."""
+    from datasets import Dataset, DatasetDict
+
+    for splits in (DatasetDict(train=Dataset.from_list([GOOD])), {"train": [GOOD]}):
+        with pytest.raises(DataError, match="a dict of train; give one split"):
+            map_rows(splits, keep_even, ("n",))

@@ -178,7 +178,7 @@ def test_where_nothing_is_reported_the_folder_is_looked_at(running, put, root, t
     assert told[0].endswith("(inotify watch limit reached); it is looked at now and then")
 
 
-def test_looking_at_the_folder_does_not_wake_it_up_again(running, root, monkeypatch):
+def test_looking_at_the_folder_does_not_wake_it_up_again(root, monkeypatch):
     """Reading is an event too: it would never rest."""
     looks = []
     real = module.Arrivals.look
@@ -218,6 +218,34 @@ def test_it_stops_after_the_step_and_goes_on_at_the_next_start(inbox, root, put,
     assert trainer.names == ["a.jsonl", "a.jsonl", "b.jsonl"]
     assert "a.jsonl: stopped after step 1; the next start goes on from there" in told
     assert "a.jsonl: going on where it was left" in told
+
+
+def test_asked_to_stop_before_it_has_begun_it_touches_nothing(inbox, root, put, trainer):
+    """Neither a job that was begun nor a file that waits."""
+    put("a.jsonl", age=30)
+    put("b.jsonl", age=10)
+    trainer.then = lambda name, stop: False
+    inbox.stop()
+    inbox.run(once=True)
+    other = Inbox(root, trainer)
+    trainer.then = lambda name, stop: other.stop()
+    other.run(once=True)
+    third = Inbox(root, trainer)
+    third.stop()
+    third.run(once=True)
+
+    assert trainer.names == ["a.jsonl"]
+
+
+def test_a_stop_is_heard_while_it_waits(inbox, told):
+    """Long before it would look again (a minute)."""
+    thread = threading.Thread(target=inbox.run)
+    thread.start()
+    until(lambda: told)
+    inbox.stop()
+    thread.join(30)
+
+    assert not thread.is_alive()
 
 
 def test_a_changed_recipe_counts_from_the_next_file_on(inbox, root, put, trainer):
@@ -260,6 +288,20 @@ def test_once_waits_for_what_may_be_whole(root, put, trainer):
     (root / "config.toml").write_text('model = "m"\n[inbox]\nsettle = 0.3\n')
     put("a.jsonl", age=0)
     Inbox(root, trainer).run(once=True)
+
+    assert trainer.names == ["a.jsonl"]
+
+
+def test_a_file_is_looked_at_again_when_it_may_be_whole(root, put, trainer):
+    """Long before the folder would be looked at anyway (a minute), and without being told."""
+    (root / "config.toml").write_text('model = "m"\n[inbox]\nsettle = 0.3\npoll = 60\n')
+    put("a.jsonl", age=0)
+    inbox = Inbox(root, trainer)
+    thread = threading.Thread(target=inbox.run)
+    thread.start()
+    until(lambda: trainer.names)
+    inbox.stop()
+    thread.join(30)
 
     assert trainer.names == ["a.jsonl"]
 

@@ -180,6 +180,28 @@ def test_a_stopped_job_goes_on_by_the_recipe_it_began_with(do, folders, trained)
     assert [recipe.seed for recipe, *_ in trained.calls] == [5, 5]
 
 
+def test_what_is_replayed_is_chosen_once(do, folders, trained):
+    """The archive may be thinned out while a job is stopped."""
+    do("a.jsonl", *(f"a{i}" for i in range(8)))
+    do("b.jsonl", *(f"b{i}" for i in range(8)), finished=False)
+    (folders.archive / "a.jsonl").unlink()
+    (job,) = folders.jobs()
+    advance(job, trained(), lambda: False, lambda _: None)
+
+    assert len(trained.calls[1][2]) == 2
+    assert trained.calls[1][2] == trained.calls[2][2]
+
+
+def test_a_job_that_has_failed_is_not_tried_again(folders, trained):
+    """Where it was killed before the file was moved."""
+    job = folders.claim(write_rows(folders.inbox / "a.jsonl", "one"), Recipe(model="m"))
+    (job.folder / "reason.txt").write_text("Bad.\n")
+    ended = advance(job, trained(), lambda: False, lambda _: None)
+
+    assert (ended, trained.calls) == (False, [])
+    assert (folders.failed / "a.reason.txt").read_text() == "Bad.\n"
+
+
 def test_a_job_of_another_release_begins_anew(do, folders):
     """Its record says what this one does not understand: the file goes back to the inbox."""
     do("a.jsonl", "one", finished=False)
@@ -215,6 +237,15 @@ def test_earlier_files_are_replayed_without_repeating_any(do, folders, trained):
     assert {text[0] for text in replayed[2] | replayed[3]} == {"a", "b", "c"}
     assert sum(map(len, replayed)) == len(set.union(*replayed))
     assert json.loads((folders.adapters / "d" / "trained.json").read_text())["replayed"] == 15
+
+
+def test_rows_are_replayed_as_they_are_read(do, folders, trained):
+    """Without the byte order mark of their file and blank lines, and each ended, also the last."""
+    (folders.archive / "old.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\n \n{"text": "two"}')
+    do("a.jsonl", *(f"a{i}" for i in range(8)))
+    *_, earlier = trained.calls[0]
+
+    assert sorted(earlier) == ["one", "two"]
 
 
 def test_a_failed_file_does_not_move_the_replay(do, folders, trained):

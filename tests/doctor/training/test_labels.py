@@ -386,6 +386,16 @@ def test_unknown_settings_are_refused(tokenizer, arguments):
         Encoder(tokenizer, **arguments)
 
 
+def test_a_processor_is_no_tokenizer(tokenizer):
+    """Its tokenizer is one."""
+
+    class Processor:
+        pass
+
+    with pytest.raises(TrainingError, match="give a processor's `tokenizer`"):
+        Encoder(Processor())
+
+
 @pytest.mark.parametrize("kind", ["dataset", "stream", "generator"])
 def test_datasets_and_streams_are_encoded_in_kind(tokenizers_of, kind):
     """Streams as they are consumed; errors name the row."""

@@ -87,12 +87,14 @@ SYSTEMS = {
 def test_there_is_exactly_one_system_prompt(case):
     """Put in where there is none, never twice, however often it is done."""
     given, columns, wanted = SYSTEMS[case]
-    once = convert({"messages": given, **columns}, system_prompt="Answer in JSON.")
+    messages = text_messages(system_prompt="Answer in JSON.")
+    once = messages.convert({"messages": given, **columns})
     again = convert(once, system_prompt="Answer in JSON.")
 
     systems = [m["content"] for m in once["messages"] if m["role"] in ("system", "developer")]
     assert systems == [wanted]
     assert once["messages"][1:] == [ASK, SAY]
+    assert messages.counts.systems_added == (wanted == "Answer in JSON.")
     assert again == once
 
 
@@ -456,6 +458,7 @@ BOTH = (
     "{% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endif %}{{ '\n' }}{% endfor %}"
 )
 CONCATENATING = "{% for m in messages %}{{ '[' + m['role'] + '] ' + m['content'] + '\n' }}{% endfor %}"
+FIRST_OF_CONTENT = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'][0] }}\n{% endfor %}"
 NEITHER = "{% for m in messages %}[{{ m['role'] }}]\n{% endfor %}"
 NO_SYSTEM = (
     "{% for m in messages %}{% if m['role'] == 'user' %}U: {{ m['content'] }}\n"
@@ -495,7 +498,16 @@ def test_contents_are_what_the_template_writes_out(tokenizer, template, wanted):
 
 
 @pytest.mark.stack
-@pytest.mark.parametrize(("template", "what"), [(NEITHER, "writes out neither"), (None, "has no chat template")])
+@pytest.mark.parametrize(
+    ("template", "what"),
+    [
+        (NEITHER, "writes out neither"),
+        (FIRST_OF_CONTENT, "writes out neither"),
+        ("{{ raise_exception('no') }}", r"writes out neither .*\(TemplateError\('no'\)\); give"),
+        (None, "has no chat template"),
+    ],
+    ids=["nothing", "first of content", "broken", "none"],
+)
 def test_a_template_that_writes_nothing_out_is_refused(tokenizer, template, what):
     """And a tokenizer without one."""
     with pytest.raises(TrainingError, match=what):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ftdoctor.errors import DataError, TrainingError
 from ftdoctor.training.labels import Encoder
-from ftdoctor.training.packed_collator import PackedCollator, packed_collator
+from ftdoctor.training.packed_batches import PackedCollator, packed_collator
 from ftdoctor.training.packing import COLUMNS, PackingCounts, best_fit, pack_rows
 
 pytestmark = [pytest.mark.stack, pytest.mark.filterwarnings("ignore")]
@@ -64,6 +64,7 @@ def test_no_two_rows_could_be_one(lengths):
 def test_rows_and_examples_keep_their_order():
     """Of what is packed together the earlier stands first, and rows go by their first example."""
     assert best_fit([10, 25, 10, 5, 30, 10], LIMIT) == [[0, 2, 5], [1, 3], [4]]
+    assert best_fit([20, 20, 10, 10], LIMIT) == [[0, 2], [1, 3]]
 
 
 @settings(max_examples=50, deadline=None)
@@ -204,8 +205,9 @@ def test_sliding_windows_hold_within_packed_examples(make_bench, family, attenti
     masked = packed_collator(model, tokenizer, isolation="mask")
     short = pack_rows(examples(8, 7, 5, 8), LIMIT)
     assert largest_difference(model, masked, short) < 1e-5
-    with pytest.raises(DataError, match="An example has 20 tokens, more than the sliding window of 8"):
-        masked(rows)
+    for length in (9, 20):
+        with pytest.raises(DataError, match=f"An example has {length} tokens, more than the sliding window of 8"):
+            masked(pack_rows(examples(5, length), LIMIT))
 
 
 def test_no_example_is_scored_by_the_one_before_it():
@@ -271,15 +273,28 @@ class Padding:
 
 
 def test_a_model_that_carries_a_state_across_is_refused():
-    """Recurrent layers know nothing of masks; a model that ignores positions counts on from the first example."""
+    """Recurrent layers know nothing of masks, a model that ignores positions counts on; the least leak is seen."""
     recurrent = tiny("Mamba", hidden_size=32, num_hidden_layers=2)
     counting = tiny("GPT2", n_embd=32, n_layer=2, n_head=2, n_positions=64)
     forward = counting.forward
     counting.forward = lambda **batch: forward(**{k: v for k, v in batch.items() if k != "position_ids"})
+    leaking = tiny("GPT2", n_embd=32, n_layer=2, n_head=2, n_positions=64)
+    leaking.forward = a_little_leak(leaking.forward)
 
-    for model in (recurrent, counting):
+    for model in (recurrent, counting, leaking):
         with pytest.raises(TrainingError, match="No way of packing keeps examples apart"):
             packed_collator(model, Padding())
+
+
+def a_little_leak(forward):
+    """Each position's logits have a thousandth of all before them."""
+
+    def leak(**batch):
+        made = forward(**batch)
+        made.logits = made.logits + 0.001 * made.logits.cumsum(1)
+        return made
+
+    return leak
 
 
 def test_a_model_that_passes_no_gradient_cannot_be_measured():
@@ -312,22 +327,30 @@ def test_measuring_leaves_the_model_as_it_was(make_bench, case):
     import torch
 
     bench = make_bench(**CELLS[case])
-    model, tokenizer = bench.trainable().train(), bench.tokenizer()
+    tokenizer = bench.tokenizer()
+    measured, untouched = (ready(bench, case) for _ in range(2))
+    before = state(measured)
+    collator = packed_collator(measured, tokenizer)
+
+    assert collator.isolation == "positions"
+    assert state(measured) == before
+    batch = collator(pack_rows(examples(9, 14, 5), LIMIT))
+    gradients = []
+    for model in (measured, untouched):
+        model.train()
+        model(**batch).loss.backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    assert all(torch.equal(gradient, gradients[1][name]) for name, gradient in gradients[0].items())
+
+
+def ready(bench, case):
+    """A model in train mode, but for one module of it, with what its cell asks for."""
+    model = bench.trainable().train()
     model.get_input_embeddings().eval()
     if case == "checkpointed":
         model.gradient_checkpointing_enable()
-    bench_state = state(model)
-    collator = packed_collator(model, tokenizer)
-
-    assert collator.isolation == "positions"
-    assert state(model) == bench_state
-    batch = collator(pack_rows(examples(9, 14, 5), LIMIT))
-    model.train()
-    if case == "checkpointed":
         model.enable_input_require_grads()
-    model(**batch).loss.backward()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in trained)
+    return model
 
 
 def state(model):

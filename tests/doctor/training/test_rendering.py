@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ftdoctor.errors import DataError, TrainingError
 from ftdoctor.training.labels import Encoder, encode_messages
+from ftdoctor.training.messages import Messages
 
 pytestmark = pytest.mark.stack
 CHAT = [
@@ -153,6 +156,77 @@ def test_variables_of_the_template_reach_it(with_template):
     assert scored(tokenizer, Encoder(tokenizer).encode(row)) == expected
 
 
+CALLING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}"
+    "{% for call in m['tool_calls'] or [] %}{{ '<|call|>' + call['function']['name'] + '<|call_end|>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% elif closed %}{{ '<|endoftext|>' }}{% endif %}"
+)
+"""A call ends with a special token of its own, as with LFM2."""
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_the_end_of_a_call_is_not_the_end_of_its_turn(with_template, closed):
+    """The last special token of a turn ends it, but for one that closes the whole conversation."""
+    tokenizer = with_template(CALLING)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|call|>", "<|call_end|>"]})
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "count"}}]}
+    chat = [
+        {"role": "user", "content": "Hi"},
+        call,
+        {"role": "tool", "content": "3"},
+        {"role": "assistant", "content": "3"},
+    ]
+    called, answered = "<|call|>count<|call_end|><|im_end|>", "3<|im_end|>"
+
+    options = {"closed": closed}
+    assert scored(tokenizer, encode_messages(tokenizer, chat, options=options)) == [called, answered]
+    assert scored(tokenizer, encode_messages(tokenizer, chat[:2], options=options)) == [called]
+
+
+def test_a_template_that_knows_no_tools_is_refused(with_template):
+    """Its model would learn to answer nothing where it should call, or never see what came back."""
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "count"}}]}
+    chat = [{"role": "user", "content": "Hi"}, call, {"role": "tool", "content": 'it\'s "3"'}, CHAT[2]]
+    with pytest.raises(DataError, match="leaves out the call of 'count' in message 2"):
+        encode_messages(with_template(CHATML), chat)
+    deaf = CALLING.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'tool' %}", 1)
+    with pytest.raises(DataError, match="leaves out message 3, of the role 'tool'"):
+        encode_messages(with_template(deaf), chat)
+
+    for written in ("m['content']", "(m['content'] | tojson if m['role'] == 'tool' else m['content'])"):
+        tokenizer = with_template(CALLING.replace("m['content']", written))
+        assert scored(tokenizer, encode_messages(tokenizer, chat, turns="last")) == ["Allee, 東京 🙂<|im_end|>"]
+
+
+def test_a_mark_may_begin_before_what_the_model_writes(with_template):
+    """Where the generation prompt writes the beginning of each answer: the model does not write it again."""
+    begun = "{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}{% generation %}{{ '<think>\n' + "
+    template = MARKED.replace(
+        "{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}{% generation %}{{ ", begun
+    ).replace("'<|im_start|>assistant\n' }}{% endif %}", "'<|im_start|>assistant\n<think>\n' }}{% endif %}")
+    assert template.count("<think>") == 2
+    tokenizer = with_template(template)
+
+    assert scored(tokenizer, encode_messages(tokenizer, CHAT))[0] == "Allee, 東京 🙂<|im_end|>"
+
+
+def test_answers_that_would_be_joined_with_their_prompts_are_found_too(with_template):
+    """Each turn, though nothing stands between the generation prompt and the answer."""
+    begun = "{{ '<|im_start|>' + ('Say o' if m['role'] == 'assistant' else 'user ') + m['content'] + '<|im_end|>' }}"
+    asked = "{% if add_generation_prompt %}{{ '<|im_start|>Say o' }}{% endif %}"
+    tokenizer = with_template("{% for m in messages %}" + begun + "{% endfor %}" + asked)
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "ne, then on"}] * 2
+    encoder = Encoder(tokenizer)
+    row = encoder.encode({"messages": chat})
+
+    assert scored(tokenizer, row) == ["ne, then on<|im_end|>"] * 2
+    assert encoder.counts.joined > 0
+    first = next(i for i, label in enumerate(row["labels"]) if label != -100)
+    prompt = tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True)
+    assert row["input_ids"][:first] == tokenizer(prompt, add_special_tokens=False)["input_ids"]
+
+
 def test_tools_reach_the_template(with_template):
     """As a list, or as the JSON that tables hold."""
     tokenizer = with_template("{% if tools %}{{ '<|im_start|>' + tools[0]['name'] + '\n' }}{% endif %}" + CHATML)
@@ -167,7 +241,7 @@ def test_tools_reach_the_template(with_template):
 REFUSED = {
     "GUESSING": (CHAT, "writes the prompt of message 3 otherwise than in the whole conversation"),
     "STRICT": (CHAT, "refuses the messages (TemplateError: Conversation roles must alternate)"),
-    "MARKED_USER": (CHAT, "block says that 'W'"),
+    "MARKED_USER": (CHAT, "block says that '.' (token 96) is not written"),
     "WITHOUT_SYSTEM": (CHAT, "leaves out message 1, of the role 'system'"),
 }
 
@@ -251,3 +325,51 @@ def test_keys_that_tables_fill_in_do_not_reach_the_template(with_template):
     chat = [{**m, "name": None} for m in CHAT]
 
     assert encode_messages(tokenizer, chat) == encode_messages(tokenizer, CHAT)
+
+    parts = CHATML.replace(
+        "m['content']", "m['content'] | map(attribute='text') | join + ('!' if 'image' in m['content'][0] else '')"
+    )
+    tokenizer = with_template(parts)
+    typed = [{"role": m["role"], "content": [{"type": "text", "text": m["content"], "image": None}]} for m in CHAT]
+    assert encode_messages(tokenizer, typed) == encode_messages(with_template(CHATML), CHAT)
+
+
+def shipped_templates():
+    """The chat templates that TRL brings along, of some fifty models."""
+    import importlib.util
+    from pathlib import Path
+
+    found = importlib.util.find_spec("trl")
+    folder = Path(found.submodule_search_locations[0]) / "chat_templates" if found else Path()
+    return sorted(folder.glob("*.jinja"))
+
+
+@pytest.mark.skipif(not shipped_templates(), reason="this release of TRL brings no chat templates")
+def test_templates_of_real_models_are_understood_or_refused(bench_cache):
+    """Whatever is accepted, the last answer is scored, up to the token that ends the turn, behind inference's prompt."""
+    from ftdoctor.bench import tokenizers
+
+    chat = [CHAT[1], {"role": "assistant", "content": "Allee."}, CHAT[3], {"role": "assistant", "content": "None."}]
+    understood, refused = 0, 0
+    for path in shipped_templates():
+        source = path.read_text(encoding="utf-8")
+        tokenizer = tokenizers.build("llama3", "512", bench_cache)
+        tokenizer.chat_template = source
+        names = sorted(set(re.findall(r"<\|[a-zA-Z_]+\|>|<[a-z]+_of_[a-z]+>|<turn\|>|<\|turn>|</s>", source)))
+        tokenizer.add_special_tokens({"additional_special_tokens": names})
+        (row,) = Messages(tokenizer=tokenizer).rows([{"messages": chat}])
+        try:
+            made = encode_messages(tokenizer, row["messages"], turns="last")
+        except DataError:
+            refused += 1
+            continue
+        understood += 1
+        (text,) = scored(tokenizer, made)
+        _, _, end = text.partition("None.")
+        assert "None." in text, path.name
+        assert end, path.name
+        first = next(i for i, label in enumerate(made["labels"]) if label != -100)
+        prompt = tokenizer.apply_chat_template(row["messages"][:-1], tokenize=False, add_generation_prompt=True)
+        assert made["input_ids"][:first] == tokenizer(prompt, add_special_tokens=False)["input_ids"], path.name
+
+    assert understood > 3 * refused

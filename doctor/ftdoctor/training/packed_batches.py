@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ftdoctor.errors import DataError, TrainingError
 from ftdoctor.training.collator import checked, padding_token, plain, tensor
 from ftdoctor.training.truncating import IGNORED
+from ftdoctor.wording import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -134,8 +135,9 @@ def packed_collator(model: Any, tokenizer: Any, *, isolation: str = "", pad_to_m
             if "out of memory" in str(error):
                 raise
             refused = error  # the model does not take what the collator hands it
+    why = f" ({shorten(str(refused), 150)})" if refused else ""
     raise TrainingError(
-        f"No way of packing keeps examples apart in {type(model).__name__} with {attention} attention; train it "
+        f"No way of packing keeps examples apart in {type(model).__name__} with {attention} attention{why}; train it "
         "without packing."
     ) from refused
 
@@ -203,13 +205,15 @@ def _measure(model: Any, batch: Mapping[str, Any], length: int) -> tuple[Any, li
 
 @contextlib.contextmanager
 def _undisturbed(model: Any) -> Iterator[None]:
-    """No dropout, and parameters that keep no gradient; all put back afterwards."""
+    """Eval mode, without dropout, and parameters that keep no gradient; all put back afterwards.
+
+    On some CPUs bitsandbytes repacks 4-bit layers in eval mode and spoils their gradients for good, but only for
+    inputs that require none; here they do.
+    """
     modes = [(module, module.training) for module in model.modules()]
     trained = [p for p in model.parameters() if p.requires_grad]
     try:
-        for module, _ in modes:
-            # In eval mode bitsandbytes repacks 4-bit layers on some CPUs, and they pass no gradient any more.
-            module.training = type(module).__module__.startswith("bitsandbytes")
+        model.eval()
         for parameter in trained:
             parameter.requires_grad_(False)
         yield

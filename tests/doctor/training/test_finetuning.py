@@ -60,7 +60,7 @@ def same(one, other):
 
 
 def run(recipe, data, folder, **more):
-    from ftdoctor.training.finetune import finetune
+    from ftdoctor.training.finetuning import finetune
 
     return finetune(recipe, data, folder, **more)
 

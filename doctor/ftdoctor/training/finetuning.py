@@ -114,7 +114,8 @@ def _mixed(recipe: Recipe, dataset: Path, earlier: Sequence[Path]) -> list[Any]:
         raise DataError(f"The data file {dataset} holds blank lines alone; write one JSON object a line into it.")
     if not earlier or not recipe.replay_share:
         return new
-    sources = {str(path): list(read_rows(path)) for path in earlier}
+    # By number, not by path: what is drawn depends on the names, and must not depend on where the files lie.
+    sources = {str(number): list(read_rows(path)) for number, path in enumerate(earlier)}
     mixed = replay.mix(new, sources, recipe.replay_share, recipe.seed)
     return [mixed[i] for i in range(len(mixed))]
 
@@ -193,8 +194,6 @@ def _train(
     trained = train_within_memory(trainer, resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     steps = trainer.state.global_step
     finished = not trainer.stopped
-    if finished:
-        _publish(recipe, run, trainer.model, tokenizer)
     summary.write(
         run.summary,
         summary.make(
@@ -213,6 +212,8 @@ def _train(
             seconds=time.monotonic() - begun,
         ),
     )
+    if finished:  # after the summary: a run with an adapter is over, and is not looked into again
+        _publish(recipe, run, trainer.model, tokenizer)
     return Outcome(finished, run.adapter, steps, run.summary)
 
 
