@@ -62,19 +62,25 @@ def render(run: Run) -> str:
 
 
 def _cells(run: Run, probe: str) -> list[str]:
-    """Return a table of the cells in which another way fails, and the number of those in which none does."""
-    rows, whole = [], 0
+    """Return a table of what was measured where another way fails, and the number of measurements where none does."""
+    found: dict[tuple[str, str], list[str]] = {}
+    whole = 0
     for result in (r for r in run.results if r.probe == probe):
         for check in (c for c in result.checks if c.beside):
             if all(other.ok for other in check.beside) and check.ok:
                 whole += 1
             else:
-                rows.append(f"| {_cell(str(result.cell))} | {check.name} | {_ways(check)} |")
-    told = f"All ways hold in {count(whole, 'other measurement')}." if whole else ""
-    if not rows:
-        return [told]
-    head = ["| cell | promise | naive | installed library | ftdoctor |", "| --- | --- | --- | --- | --- |"]
-    return [*head, *dict.fromkeys(rows), "", told] if told else [*head, *dict.fromkeys(rows)]
+                found.setdefault((check.name, _ways(check)), []).append(_cell(str(result.cell)))
+    told = [f"All ways hold in {count(whole, 'other measurement')}."] if whole else []
+    if not found:
+        return told
+    head = ["| promise | cells | naive | installed library | ftdoctor |", "| --- | --- | --- | --- | --- |"]
+    rows = [f"| {name} | {_some(cells)} | {ways} |" for (name, ways), cells in found.items()]
+    return [*head, *rows, *([""] if told else []), *told]
+
+
+def _some(cells: list[str]) -> str:
+    return cells[0] + (f" and {count(len(cells) - 1, 'more cell')}" if len(cells) > 1 else "")
 
 
 def _ways(check: CheckRecord) -> str:

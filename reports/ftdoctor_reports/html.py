@@ -23,9 +23,14 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 def render(run: Run) -> str:
     """Return the run as an HTML page."""
-    title = f"ftdoctor: {tally.verdict(run)}"
+    main = h("main", _head(run), _findings(run), _matrix(run), _compared(run), _skipped(run), _stack(run), _cells(run))
+    return page(f"ftdoctor: {tally.verdict(run)}", main)
+
+
+def page(title: str, main: ET.Element) -> str:
+    """Return a whole page that loads nothing and runs nothing."""
     style = files(__package__).joinpath("report.css").read_text(encoding="utf-8")
-    page = h(
+    made = h(
         "html",
         h(
             "head",
@@ -35,22 +40,10 @@ def render(run: Run) -> str:
             h("title", title),
             h("style", style),
         ),
-        h(
-            "body",
-            h(
-                "main",
-                _head(run),
-                _findings(run),
-                _matrix(run),
-                _compared(run),
-                _skipped(run),
-                _stack(run),
-                _cells(run),
-            ),
-        ),
+        h("body", main),
         lang="en",
     )
-    return "<!doctype html>\n" + ET.tostring(page, encoding="unicode", method="html") + "\n"
+    return "<!doctype html>\n" + ET.tostring(made, encoding="unicode", method="html") + "\n"
 
 
 def h(tag: str, *children: Any, **attributes: str) -> ET.Element:

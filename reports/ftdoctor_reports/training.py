@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree as ET
 
 from ftdoctor.wording import count, seconds
-from ftdoctor_reports.html import POLICY, definitions, h, table
+from ftdoctor_reports.html import definitions, h, page, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from xml.etree import ElementTree as ET
 
 WIDTH, HEIGHT = 640, 200
 LEFT, BELOW, ABOVE = 64, 22, 8
@@ -30,22 +29,8 @@ SHOWN = {
 
 def render(summary: Mapping[str, Any]) -> str:
     """Return the page of a summary as `ftdoctor.training.summary` makes it."""
-    title = f"ftdoctor: training of {summary['recipe']['model']}"
-    style = files(__package__).joinpath("report.css").read_text(encoding="utf-8")
-    page = h(
-        "html",
-        h(
-            "head",
-            h("meta", charset="utf-8"),
-            h("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            h("meta", {"http-equiv": "Content-Security-Policy", "content": POLICY}),
-            h("title", title),
-            h("style", style),
-        ),
-        h("body", h("main", _head(summary), *_curves(summary), *_sections(summary))),
-        lang="en",
-    )
-    return "<!doctype html>\n" + ET.tostring(page, encoding="unicode", method="html") + "\n"
+    main = h("main", _head(summary), *_curves(summary), *_sections(summary))
+    return page(f"ftdoctor: training of {summary['recipe']['model']}", main)
 
 
 def _head(summary: Mapping[str, Any]) -> ET.Element:

@@ -1,6 +1,18 @@
 """The parts of a fine-tuning script that go wrong silently, done right; each is usable alone in a plain Trainer.
 
-Nothing of the stack is imported before one of these names is asked for.
+Nothing of the stack is imported before one of these names is asked for. Which file belongs to what:
+
+    loading     loader, its stages, adapters, memory
+    messages    data (reading files), messages, message_rules, conversations, contents, duplicates
+    labels      labels, label_counts, rendering, marks, tokenizing, truncating, collator
+    packing     packing, packed_batches
+    loss        loss
+    guard       guard, origin (the first module that is not finite), undo
+    batch       batch_plan, rng
+    replay      replay
+    health      health
+    train       recipe, finetuning, sft (the trainer), run_folder, summary
+    inbox       inbox, jobs, arrivals, durable
 """
 
 from __future__ import annotations
