@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+# Tiny models gain nothing from threads, and lose much where several test processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HAS_STACK = all(importlib.util.find_spec(name) for name in ("torch", "transformers", "peft", "bitsandbytes", "trl"))
 PACKS = Path(__file__).parent / "doctor" / "runner" / "packs"

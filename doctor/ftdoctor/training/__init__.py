@@ -7,7 +7,7 @@ Nothing of the stack is imported before one of these names is asked for. Which f
     labels      labels, label_counts, rendering, marks, tokenizing, truncating, collator
     packing     packing, packed_batches
     loss        loss
-    guard       guard, origin (the first module that is not finite), undo
+    guard       guard, bad_batches, origin (the first module that is not finite), undo
     batch       batch_plan, rng
     replay      replay
     health      health

@@ -9,11 +9,9 @@ the normalisation of a window that never held it. A window in which nothing is l
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,11 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from ftdoctor.errors import NonFiniteError, TrainingError
+from ftdoctor.training.bad_batches import BadBatch, GuardRecord, save
 from ftdoctor.training.origin import Origin, first_nonfinite
 from ftdoctor.training.undo import Before, Scope
+
+__all__ = ["BadBatch", "GuardRecord", "GuardSettings", "NonFiniteGuard"]
 
 logger = logging.getLogger(__name__)
 NAMED = 5
@@ -39,51 +40,6 @@ class GuardSettings:
     """Where bad batches are saved; the folder `nonfinite` of the trainer's `output_dir` where it is empty."""
     save: bool = True
     """Whether the tensors and the text of a bad batch are saved: they are training data."""
-
-
-@dataclass(frozen=True)
-class BadBatch:
-    """One micro-batch that was dropped, and what is known about it."""
-
-    epoch: float
-    step: int
-    """The optimizer step of whose window it was part, counted from 1."""
-    micro_batch: int
-    """Its place in the window, counted from 1."""
-    process: int
-    """The distributed process that had it."""
-    kind: str
-    """`loss` or `gradient`: what was not finite; `elsewhere` where only another process found something."""
-    loss: float
-    origin: str
-    """Where a replay met the first number that is not finite; empty where the replay was finite."""
-    gradients: tuple[str, ...]
-    """The first few tensors whose gradient was not finite."""
-    weights: tuple[str, ...]
-    """The first few weights that were not finite themselves: then every batch is bad, and the run is lost."""
-    file: str
-    """The saved batch, with a JSON file of the same name beside it; empty where nothing is saved."""
-
-    def __str__(self) -> str:
-        place = self.origin or "not reproduced by a replay: look at the hardware, or at what is not deterministic"
-        words = f"step {self.step}, micro-batch {self.micro_batch}: {self.kind} is not finite ({place})"
-        if self.weights:
-            words += f"; weights are themselves not finite ({', '.join(self.weights)}): go back to a checkpoint"
-        return words + (f"; saved as {self.file}" if self.file else "")
-
-
-@dataclass
-class GuardRecord:
-    """What the guard of a trainer has seen since its training began."""
-
-    bad_batches: list[BadBatch] = field(default_factory=list)
-    skipped_steps: int = 0
-    """Optimizer steps that were not taken, since nothing of their window was left."""
-
-    @property
-    def per_epoch(self) -> dict[int, int]:
-        """Epoch, counted from 0, to the number of bad batches in it."""
-        return dict(Counter(int(bad.epoch) for bad in self.bad_batches))
 
 
 @dataclass
@@ -120,7 +76,7 @@ class NonFiniteGuard(Trainer):  # type: ignore[misc]
         kwargs: for the Trainer.
 
     Attributes:
-        guard: the record of what was dropped since `train` was called.
+        guard: the record of what was dropped; a training that is resumed goes on with it.
 
     Raises:
         NonFiniteError: from `train`, when an epoch has more faults than the limit.
@@ -141,7 +97,7 @@ class NonFiniteGuard(Trainer):  # type: ignore[misc]
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does, with the mean loss taken over the steps that were taken."""
         _refuse(self)
-        self.guard, self._nothing_left, self._unlogged_skips = GuardRecord(), False, 0
+        self._nothing_left, self._unlogged_skips = False, 0
         between = _Between(self)
         self.add_callback(between)
         try:
@@ -149,6 +105,8 @@ class NonFiniteGuard(Trainer):  # type: ignore[misc]
         finally:
             self.remove_callback(between)
             self._window = self._scope = None
+            if self._nothing_left:
+                _keep_still(self.accelerator, False)
         return output._replace(training_loss=self._mean_over_taken(output.training_loss))
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
@@ -196,8 +154,9 @@ class NonFiniteGuard(Trainer):  # type: ignore[misc]
 
     def _mean_over_taken(self, mean: float) -> float:
         """Turn a mean over all steps, to which the skipped ones have added zero, into one over those taken."""
-        steps = self.state.global_step - getattr(self, "_initial_global_step", 0)
-        taken = steps - self.guard.skipped_steps
+        begun = getattr(self, "_initial_global_step", 0)
+        steps = self.state.global_step - begun
+        taken = steps - sum(number > begun for number in self.guard.skipped)
         return mean * steps / taken if taken > 0 else math.nan
 
     def _scope_now(self) -> Scope:
@@ -252,7 +211,7 @@ class NonFiniteGuard(Trainer):  # type: ignore[misc]
             file=str(file) if saved else "",
         )
         if saved:
-            _save(file, window.batches[at], bad, self.processing_class)
+            save(file, window.batches[at], bad, self.processing_class)
         if kind != "elsewhere":
             logger.warning("Dropped: %s", bad)
         self.guard.bad_batches.append(bad)
@@ -300,33 +259,35 @@ class _Between(TrainerCallback):  # type: ignore[misc]
         self._trainer = trainer
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Begin to count the steps of the log where the run begins."""
-        self._trainer._logged_step = self._trainer.state.global_step
+        """Begin to count where the run begins, and forget what an earlier one did after that."""
+        begun = self._trainer.state.global_step
+        self._trainer._logged_step, self._trainer.guard = begun, self._trainer.guard.until(begun)
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Let accelerate pass over this step, and say so to the Trainer, which then keeps the schedule."""
         if self._trainer._nothing_left:
-            self._trainer.accelerator.gradient_state._set_sync_gradients(False)
-            for optimizer in self._trainer.accelerator._optimizers:
-                optimizer._is_overflow = True
+            _keep_still(self._trainer.accelerator, True)
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Put accelerate's marks back."""
-        trainer = self._trainer
-        if not trainer._nothing_left:
-            return
-        trainer.accelerator.gradient_state._set_sync_gradients(True)
-        for optimizer in trainer.accelerator._optimizers:
-            optimizer._is_overflow = False
-        scaler = trainer.accelerator.scaler
-        if scaler is not None:
-            scaler.update(scaler.get_scale())  # forgets that this step was unscaled; the scale stays
-        trainer.guard.skipped_steps += 1
-        trainer._unlogged_skips += 1
+        """Let accelerate go on, and count the step."""
+        if self._trainer._nothing_left:
+            _keep_still(self._trainer.accelerator, False)
+            self._trainer.guard.skipped.append(self._trainer.state.global_step)
+            self._trainer._unlogged_skips += 1
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """A new window: there is something in it."""
         self._trainer._nothing_left = False
+
+
+def _keep_still(accelerator: Any, still: bool) -> None:
+    """Make accelerate pass over the optimizer's step, or go on as before."""
+    accelerator.gradient_state._set_sync_gradients(not still)
+    for optimizer in accelerator._optimizers:
+        optimizer._is_overflow = still
+    if accelerator.scaler is not None and not still:
+        # Forgets that the gradients of this step were unscaled; the scale stays what it is.
+        accelerator.scaler.update(accelerator.scaler.get_scale())
 
 
 def _refuse(trainer: Any) -> None:
@@ -390,14 +351,3 @@ def _named(model: Any, of: Any) -> tuple[str, ...]:
         if value is not None and value.is_floating_point() and not value.detach().isfinite().all():
             found.append(name)
     return tuple(found[:NAMED])
-
-
-def _save(file: Path, batch: Any, bad: BadBatch, processing: Any) -> None:
-    """Save the tensors of a batch, and beside them in JSON what is known and what they say as text."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({name: value.detach().cpu() for name, value in batch.items() if torch.is_tensor(value)}, file)
-    known = {**asdict(bad), "loss": str(bad.loss)}
-    decode = getattr(processing, "batch_decode", None)
-    if decode is not None and "input_ids" in batch:
-        known["text"] = decode(batch["input_ids"].tolist())
-    file.with_suffix(".json").write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

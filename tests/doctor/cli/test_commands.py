@@ -121,7 +121,7 @@ def test_json_on_standard_output_is_nothing_but_json(unruly, ftdoctor):
     assert done.returncode == 1
     assert report["outcome"] == "findings"
     assert report["results"][0]["checks"][0] == {
-        "name": "sum", "ok": False, "measured": "2", "expected": "3", "tolerance": "", "why": "", "level": "fail", "owner": None,
+        "name": "sum", "ok": False, "measured": "2", "expected": "3", "tolerance": "", "why": "", "level": "fail", "owner": None, "beside": [],
     }  # fmt: skip
 
 

@@ -1,12 +1,13 @@
-"""One of two processes that train together on a CPU: what `test_distributed.py` starts.
+"""One of two processes that train together on a CPU: what `launch.py` starts.
 
-    RANK=0 WORLD_SIZE=2 ... python distributed.py FOLDER
+    RANK=0 WORLD_SIZE=2 ... python distributed.py SCENARIO FOLDER
 
-Writes what it measures to FOLDER/found-RANK.pt.
+Writes what it measures to FOLDER/SCENARIO-RANK.pt.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -22,9 +23,7 @@ from ftdoctor.bench import Bench
 from ftdoctor.bench.watch import gradient_recorder
 from ftdoctor.cells import Cell
 from ftdoctor.settings import Settings
-from ftdoctor.training.guard import NonFiniteGuard
-from ftdoctor.training.health import HealthLog
-from ftdoctor.training.loss import TokenMeanLoss
+from ftdoctor.training import HealthLog, NonFiniteGuard, PaddingCollator, TokenMeanLoss, packed_collator
 
 RANK = int(os.environ["RANK"])
 POISON = 500
@@ -68,7 +67,6 @@ def build(folder, *mixins, kind=Trainer, bad=(), rows=2 * ACCUMULATION * STEPS, 
     values |= {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 20, "ddp_backend": "gloo"}
     if kind is SFTTrainer:
         values["dataset_kwargs"] = {"skip_prepare_dataset": True}
-    options = {key: changes.pop(key) for key in ("compute_loss_func", "callbacks") if key in changes}
     args = bench.arguments(**{**values, **changes})
     model = bench.model()
     for layer in model.model.layers:
@@ -95,7 +93,6 @@ def build(folder, *mixins, kind=Trainer, bad=(), rows=2 * ACCUMULATION * STEPS, 
         train_dataset=Dataset.from_list(found),
         data_collator=collator,
         processing_class=tokenizer,
-        **options,
     )
 
 
@@ -127,25 +124,35 @@ def guard(folder):
 
 
 def loss(folder):
-    """Take one step over the same sixteen rows in micro-batches of different number, and keep its gradient."""
+    """Take one step over the rows that the test has written, in micro-batches of different number.
+
+    Returns:
+        Template, kind of rows and accumulation to logged loss and gradient.
+    """
     found = {}
-    for kind in (Trainer, SFTTrainer):
-        for accumulation in (1, 2, 8):
-            recorder = gradient_recorder()
-            trainer = build(
-                folder,
-                kind=kind,
-                rows=16,
-                max_steps=1,
-                per_device_train_batch_size=8 // accumulation,
-                gradient_accumulation_steps=accumulation,
-                max_grad_norm=1e9,
-                compute_loss_func=TokenMeanLoss(),
-                callbacks=[recorder],
-            )
-            for layer in trainer.model.model.layers:
-                layer.self_attn.attention_dropout = 0.0
-            found[kind.__name__, accumulation] = (trainer.train().training_loss, recorder.steps[0])
+    for template, (family, kinds) in json.loads((folder.parent / "rows.json").read_text()).items():
+        bench = Bench(Cell.of({"adapter": "none", "family": family}), folder, SETTINGS)
+        tokenizer = bench.tokenizer()
+        for kind, rows in kinds.items():
+            for accumulation in (1, 2, 8):
+                recorder, model = gradient_recorder(), bench.model().double()
+                packs = kind == "packed"
+                trainer = Trainer(
+                    model=model,
+                    args=bench.arguments(
+                        max_steps=1,
+                        max_grad_norm=1e9,
+                        per_device_train_batch_size=len(rows) // (2 * accumulation),
+                        gradient_accumulation_steps=accumulation,
+                        ddp_backend="gloo",
+                        remove_unused_columns=False,
+                    ),
+                    train_dataset=Dataset.from_list(rows),
+                    data_collator=packed_collator(model, tokenizer) if packs else PaddingCollator.of(tokenizer),
+                    compute_loss_func=TokenMeanLoss(),
+                    callbacks=[recorder],
+                )
+                found[template, kind, accumulation] = (trainer.train().training_loss, recorder.steps[0])
     return found
 
 
@@ -157,12 +164,16 @@ def health(folder):
     return trainer.state.log_history, [sum(label != -100 for label in row) for row in labels]
 
 
+def components(folder):
+    """Return what the guard and the health log did."""
+    return {"guard": guard(folder), "health": health(folder)}
+
+
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    target = Path(sys.argv[1])
+    scenario, target = sys.argv[1], Path(sys.argv[2])
     own = target / f"process-{RANK}"
     own.mkdir()
     SETTINGS = Settings(cache=str(own))
-    found = {"guard": guard(own), "loss": loss(own), "health": health(own)}
-    torch.save(found, target / f"found-{RANK}.pt")
+    torch.save({"components": components, "loss": loss}[scenario](own), target / f"{scenario}-{RANK}.pt")

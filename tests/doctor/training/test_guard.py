@@ -394,6 +394,39 @@ def test_a_run_that_is_resumed_after_a_skipped_step_ends_as_one_that_was_not_int
     assert logged(resumed, "loss") == pytest.approx(logged(whole, "loss"))
 
 
+def test_the_record_goes_on_where_a_training_is_resumed(guarded):
+    """By the same trainer, from an earlier step; begun anew, it begins anew."""
+    ours = guarded(bad=[2, 6], source="activations", changes={"save_strategy": "steps", "save_steps": 4})
+    first, mean = ours.guard, ours.result.training_loss
+    ours.train(resume_from_checkpoint=f"{ours.args.output_dir}/checkpoint-4")
+    resumed = [b.step for b in ours.guard.bad_batches], ours.guard.skipped
+    again = ours.train()
+
+    assert resumed == ([3, 7], [3, 7])
+    assert [b.step for b in ours.guard.bad_batches] == [b.step for b in first.bad_batches] == [3, 7]
+    assert again.training_loss < mean, "it went on learning"
+
+
+def test_a_run_that_breaks_down_in_a_skipped_step_leaves_accelerate_as_it_was(build):
+    """Whoever raises."""
+    from transformers import TrainerCallback
+
+    from ftdoctor.training.guard import NonFiniteGuard
+
+    class Raising(TrainerCallback):
+        def on_optimizer_step(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                raise KeyboardInterrupt
+
+    trainer = build(NonFiniteGuard, bad=[2], source="activations")
+    trainer.add_callback(Raising())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+
+    assert trainer.accelerator.sync_gradients
+    assert not any(optimizer.step_was_skipped for optimizer in trainer.accelerator._optimizers)
+
+
 def test_the_bad_batch_is_saved_with_what_is_known_about_it(guarded, tmp_path):
     """Its tensors, and beside them a JSON file with its place, its text and the module."""
     import torch

@@ -158,6 +158,18 @@ def test_it_keeps_one_number_a_row_beside_the_logits(torch):
     assert sum(t.numel() for t in others) <= 3 * ROWS * TOKENS + 1
 
 
+def test_labels_of_chosen_positions_are_not_shifted_again(torch):
+    """Logits that exist only where something is scored."""
+    from ftdoctor.training.loss import aligned_loss, token_mean_loss
+
+    logits, wanted = contiguous(torch, torch.float32), labels(torch, "some")
+    kept = [i for i in range(TOKENS - 1) if (wanted[:, i + 1] != -100).any()]
+
+    assert aligned_loss(logits[:, kept], wanted[:, 1:][:, kept]).item() == pytest.approx(
+        token_mean_loss(logits, wanted).item(), rel=1e-6
+    )
+
+
 def test_a_second_derivative_is_refused(torch):
     """Rather than taken for zero."""
     from ftdoctor.errors import TrainingError
