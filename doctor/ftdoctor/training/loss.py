@@ -85,6 +85,21 @@ def aligned_loss(logits: torch.Tensor, targets: torch.Tensor, num_items: Any = N
     return loss
 
 
+def weighted_balance(balance: torch.Tensor, weight: float, count: torch.Tensor, num_items: Any = None) -> torch.Tensor:
+    """Return what the balance of a mixture's experts adds to the loss of a micro-batch.
+
+    By its share of the step's tokens, so that the parts of an accumulated batch add up to one mean.
+
+    Args:
+        balance: the model's `aux_loss`, a scalar.
+        weight: the config's `router_aux_loss_coef`.
+        count: scored tokens of the micro-batch.
+        num_items: scored tokens of the whole batch, None for the micro-batch alone.
+    """
+    share = 1.0 if num_items is None else count / torch.as_tensor(num_items, device=count.device).clamp(min=1)
+    return weight * balance * torch.as_tensor(share, device=balance.device, dtype=balance.dtype)
+
+
 class TokenMeanLoss:
     """`token_mean_loss` in the form in which a Trainer takes a loss: `compute_loss_func=TokenMeanLoss()`.
 
@@ -127,9 +142,7 @@ class TokenMeanLoss:
                 "The model returns a loss for the balance of its experts (aux_loss), which a loss of one's own drops; "
                 "give its weight, TokenMeanLoss(balance=model.config.router_aux_loss_coef), or 0 to train without it."
             )
-        # By share of the step's tokens, so that the parts of an accumulated batch add up to one mean.
-        share = 1.0 if num_items_in_batch is None else count / torch.as_tensor(num_items_in_batch).clamp(min=1)
-        return loss + self.balance * balance * torch.as_tensor(share, device=loss.device, dtype=loss.dtype)
+        return loss + weighted_balance(balance, self.balance, count, num_items_in_batch)
 
     @property
     def empty_batches(self) -> int:

@@ -149,7 +149,7 @@ class Recipe:
     replay_share: float = 0.2
     """Share of earlier examples in everything that is trained on, where earlier files are given."""
     nonfinite_limit: int = 10
-    """Steps lost to NaN or infinity after which training stops with an error."""
+    """Batches of an epoch lost to NaN or infinity, after which training stops with an error."""
     save_steps: int = 50
     """Optimizer steps from one checkpoint to the next."""
     log_steps: int = 1

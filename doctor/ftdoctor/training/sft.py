@@ -14,7 +14,7 @@ from ftdoctor.training import adapters
 from ftdoctor.training.collator import PaddingCollator
 from ftdoctor.training.guard import GuardSettings, NonFiniteGuard
 from ftdoctor.training.health import HealthLog
-from ftdoctor.training.loss import IGNORED, aligned_loss
+from ftdoctor.training.loss import IGNORED, aligned_loss, weighted_balance
 from ftdoctor.training.packed_batches import packed_collator
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ class HardenedSFTTrainer(HealthLog, NonFiniteGuard, SFTTrainer):  # type: ignore
             inputs["logits_to_keep"], targets = kept, targets[:, kept]
         outputs = model(**inputs)
         loss = aligned_loss(outputs.logits, targets, num_items_in_batch)
+        balance = getattr(outputs, "aux_loss", None)
+        if balance is not None:
+            weight = self.model.config.get_text_config().router_aux_loss_coef
+            loss = loss + weighted_balance(balance, weight, (targets != IGNORED).sum(), num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # Tokens are counted over all processes, whose gradients are then averaged.
             loss = loss * self.accelerator.num_processes

@@ -203,6 +203,25 @@ def test_an_expected_peak_shrinks_the_batch_beforehand(recipe, data, tmp_path, m
     assert document["batch_plan"]["begun"] == "1 x 4"
 
 
+def test_the_balance_of_experts_is_part_of_the_loss_by_the_weight_in_the_config(data, tmp_path, make_bench):
+    """SFTTrainer asks mixtures of experts for it; a loss of one's own must not drop it."""
+    from transformers import AutoConfig
+
+    folder = make_bench(family="qwen3_moe").checkpoint()
+    losses = []
+    for weight in (0.0, 0.5):
+        config = AutoConfig.from_pretrained(folder)
+        config.router_aux_loss_coef = weight
+        config.save_pretrained(folder)
+        recipe = Recipe(model=str(folder), max_steps=1, lora_rank=4, target_modules=("q_proj",), lora_dropout=0.0)
+        outcome = run(recipe, data, tmp_path / f"run-{weight}")
+        curves = {c["name"]: c["values"] for c in json.loads(outcome.summary.read_text())["curves"]}
+        losses.append(curves["loss"][0])
+
+    # Experts that are used evenly have a balance of 1 for each of the two that a token goes to.
+    assert losses[1] - losses[0] == pytest.approx(0.5 * 2, rel=0.1)
+
+
 def test_what_is_trained_is_in_float32_whatever_the_trainer_makes_of_it(recipe, data, tmp_path):
     """SFTTrainer turns the adapters of quantized models into bfloat16."""
     import torch
