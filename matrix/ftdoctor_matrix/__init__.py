@@ -55,7 +55,7 @@ class Profile:
     devices: str = "all"
     """`all` examines every device of this machine, `best` its accelerator or else the CPU."""
     areas: tuple[str, ...] = ()
-    """The areas that are examined; all where empty."""
+    """The areas that are examined where no probe is named; all where empty."""
     cells: tuple[Mapping[str, str], ...] = ()
     """Explicit cells instead of a choice from the axes."""
 

@@ -13,8 +13,11 @@ import click
 from ftdoctor.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ftdoctor.config import Config
     from ftdoctor.examine import Request
+    from ftdoctor.probe import Probe
     from ftdoctor.results import Run
 
 PLAN_OPTIONS = ("probes", "cells", "profile", "model", "online", "trust_remote_code")
@@ -105,13 +108,18 @@ def _asked(chosen: dict[str, Any], configuration: Config) -> Request:
         raise UsageError(f"There is no profile {profile!r}{nearest(profile, matrix.profiles())}; there are {known}.")
     names = chosen["probes"] or configuration.probes
     return Request(
-        probes=registry.choose(names) if names else registry.probes(),
+        probes=registry.choose(names) if names else _of_areas(registry.probes(), matrix.profiles()[profile].areas),
         profile=profile,
         selection=parse_selection(chosen["cells"] or configuration.cells, matrix.axes()),
         model=_model(chosen),
         trust_remote_code=chosen["trust_remote_code"],
         **_how(chosen, configuration),
     )
+
+
+def _of_areas(probes: Mapping[str, Probe], areas: Sequence[str]) -> dict[str, Probe]:
+    """Return the probes that a profile examines where none is named: those of its areas."""
+    return {name: probe for name, probe in probes.items() if not areas or probe.area in areas}
 
 
 def _resumed(chosen: dict[str, Any], given: list[str], configuration: Config) -> Request:

@@ -72,8 +72,6 @@ def plan(choice: Choice, here: Here) -> list[Planned]:
     """Return every cell of the choice, those that cannot run here with their reason, in a stable order."""
     planned: list[Planned] = []
     for probe in choice.probes.values():
-        if choice.profile.areas and probe.area not in choice.profile.areas:
-            continue
         if choice.selection and not set(choice.selection) & set(probe.axes):
             continue
         planned += _plan_probe(probe, choice, here)

@@ -250,3 +250,24 @@ def test_selftest_as_json(unruly, ftdoctor):
         ("texts are doubled", False),
         ("without a fault", True),
     ]
+
+
+def test_a_profiles_areas_hold_where_no_probe_is_named():
+    """A first look leaves the components out, but not where they are asked for."""
+    from ftdoctor.cli.check_command import _asked
+    from ftdoctor.config import Config
+
+    chosen = dict.fromkeys(("probes", "cells", "model", "jobs", "timeout", "trust_remote_code"))
+    asked = [
+        _asked({**chosen, "profile": "quick", "probes": names}, Config()).probes for names in ((), ("components",))
+    ]
+
+    assert {probe.area for probe in asked[0].values()} == {
+        "environment",
+        "loading",
+        "masking",
+        "generation",
+        "numerics",
+        "training",
+    }
+    assert {probe.area for probe in asked[1].values()} == {"components"}
