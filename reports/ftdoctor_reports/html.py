@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 from ftdoctor.machine import describe, headline
 from ftdoctor.results import CellResult, CheckRecord, Finding, Level, Outcome, Run
-from ftdoctor.wording import count, printable, seconds
+from ftdoctor.wording import count, printable, seconds, shorten
 from ftdoctor_reports import tally
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _share(promise: tally.Compared, way: str) -> ET.Element:
     if not promise.share(way):
         return h("td", "not tried")
     whole = promise.holds[way] == promise.measured[way]
-    told = h("small", promise.example[way])
+    told = h("small", shorten(promise.example[way], 120))
     return h("td", h("span", promise.share(way), class_="passed" if whole else "failed"), h("br"), told)
 
 
