@@ -27,3 +27,16 @@ def make_bench(tmp_path, bench_cache):
         return made[-1]
 
     return make
+
+
+@pytest.fixture
+def with_template(bench_cache):
+    """Return a tokenizer in ChatML style with this chat template."""
+    from ftdoctor.bench import tokenizers
+
+    def make(template):
+        made = tokenizers.build("chatml", "512", bench_cache)
+        made.chat_template = template
+        return made
+
+    return make

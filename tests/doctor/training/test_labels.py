@@ -45,19 +45,6 @@ def tokenizer(request, tokenizers_of):
     return tokenizers_of[request.param]
 
 
-@pytest.fixture
-def with_template(bench_cache):
-    """Return a tokenizer in ChatML style with this chat template."""
-    from ftdoctor.bench import tokenizers
-
-    def make(template):
-        made = tokenizers.build("chatml", "512", bench_cache)
-        made.chat_template = template
-        return made
-
-    return make
-
-
 def scored(tokenizer, row):
     """The scored text of a row, each run on its own."""
     runs, before = [], -1

@@ -90,19 +90,6 @@ WITHOUT_SYSTEM = CHATML.replace("{{ '<|im_start|>'", "{% if m['role'] != 'system
 """Leaves out system messages without a word."""
 
 
-@pytest.fixture
-def with_template(bench_cache):
-    """Return a tokenizer in ChatML style with this chat template."""
-    from ftdoctor.bench import tokenizers
-
-    def make(template):
-        made = tokenizers.build("chatml", "512", bench_cache)
-        made.chat_template = template
-        return made
-
-    return make
-
-
 def scored(tokenizer, row):
     """The scored text of a row, each run on its own."""
     runs, before = [], -1
