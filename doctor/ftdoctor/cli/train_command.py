@@ -114,10 +114,7 @@ def _recipe(chosen: dict[str, Any]) -> recipes.Recipe:
     if not chosen["config"]:
         return recipes.Recipe.of(given, "the command line")
     path = Path(chosen["config"])
-    settings = {k: v for k, v in recipes.read_table(path).items() if k not in recipes.OTHER_TABLES}
-    if "model" not in given and isinstance(settings.get("model"), str) and (path.parent / settings["model"]).is_dir():
-        settings["model"] = str(path.parent / settings["model"])
-    return recipes.Recipe.of({**settings, **given}, str(path))
+    return recipes.Recipe.of({**recipes.read_settings(path), **given}, str(path))
 
 
 def _verdict(outcome: Outcome) -> str:

@@ -6,7 +6,6 @@ batch, another learning rate for it, and a start from zero.
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import traceback
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from ftdoctor.errors import TrainingError
-from ftdoctor.training import rng
+from ftdoctor.training import durable, memory, rng
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,9 +210,7 @@ def _align(checkpoint: str | None, batch_size: int) -> None:
         return
     state = json.loads(file.read_text(encoding="utf-8"))
     if state.get("train_batch_size") != batch_size:
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps({**state, "train_batch_size": batch_size}, indent=2), encoding="utf-8")
-        partial.replace(file)
+        durable.write_json(file, {**state, "train_batch_size": batch_size})
 
 
 def _trained(trainer: Any) -> list[Any]:
@@ -293,9 +290,5 @@ def _keep(trainer: Any, where: str, watch: _Watch) -> str:
 
 def _release(trainer: Any) -> None:
     """Give back what the failed step has allocated."""
-    import torch
-
     trainer.model.zero_grad(set_to_none=True)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    memory.release()

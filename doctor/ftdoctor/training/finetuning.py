@@ -5,6 +5,7 @@ Everything that can be wrong with data, tokenizer, model and adapter is found be
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from dataclasses import dataclass
@@ -224,6 +225,7 @@ def _plan(recipe: Recipe, data: _Data, model: Any, loaded: LoadRecord) -> tuple[
     from ftdoctor.training.batch_plan import BatchPlan, fitting
     from ftdoctor.training.sft import compute_dtype
 
+    @functools.cache  # each estimate builds the model's skeleton and traces it
     def need(rows: int) -> memory.StepMemory:
         return memory.step_memory(
             model.config,

@@ -134,7 +134,7 @@ def load_for_training(
                 raise _told(error, tried) from error.__cause__
             tried.append(Tried(rung, error.stage, str(error)))
             log.warning("not %s: %s", rung, error)
-            _release()
+            memory.release()  # what this rung has allocated
     raise AssertionError("the last rung either returns or raises")
 
 
@@ -235,14 +235,3 @@ def _told(error: LoadError, tried: Sequence[Tried]) -> LoadError:
         return error
     before = "; ".join(f"{t.quantization}: {t.reason.rstrip('.')}" for t in tried)
     return LoadError(f"{str(error).rstrip('.')} (before that, {before}).", error.stage)
-
-
-def _release() -> None:
-    """Give back what a rung has allocated before the next one is tried."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

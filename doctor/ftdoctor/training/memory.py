@@ -75,6 +75,17 @@ def free_memory(device: str = "cpu") -> int:
     return min(available, limit) if limit and available else available
 
 
+def release() -> None:
+    """Give back what is allocated and used by nobody any more."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def skeleton(config: Any, dtype: Any, attention: str = "sdpa") -> Any:
     """Return the causal language model of a config on the meta device: all shapes and dtypes, no storage."""
     import torch

@@ -202,11 +202,20 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         ConfigError: the file cannot be read, is no TOML, or says something that a recipe does not understand.
     """
+    return Recipe.of(read_settings(path), str(path))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings in a TOML file, not yet checked, with `model` resolved as `read_recipe` says.
+
+    Raises:
+        ConfigError: the file cannot be read or is no TOML.
+    """
     settings = {name: value for name, value in read_table(path).items() if name not in OTHER_TABLES}
     model = settings.get("model")
     if isinstance(model, str) and model and (path.parent / model).is_dir():
         settings["model"] = str((path.parent / model).resolve())
-    return Recipe.of(settings, str(path))
+    return settings
 
 
 def read_table(path: Path) -> dict[str, Any]:

@@ -51,11 +51,6 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
-    def page(self) -> Path:
-        """The summary as a page."""
-        return self.path / "summary.html"
-
-    @property
     def bad_batches(self) -> Path:
         """Batches that were dropped."""
         return self.path / "nonfinite"

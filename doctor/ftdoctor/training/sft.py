@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ class HardenedSFTTrainer(HealthLog, NonFiniteGuard, SFTTrainer):  # type: ignore
         inputs = {"use_cache": False, **inputs}
         labels = inputs.pop("labels")
         targets = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
-        if self._chooses_logits():
+        if self._chooses_logits:
             # Most positions of a row are its prompt. Without a scored one there must still be a gradient to be zero.
             kept = (targets != IGNORED).any(dim=0).nonzero().flatten()
             kept = kept if len(kept) else torch.zeros(1, dtype=torch.long, device=labels.device)
@@ -58,6 +59,7 @@ class HardenedSFTTrainer(HealthLog, NonFiniteGuard, SFTTrainer):  # type: ignore
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
+    @functools.cached_property
     def _chooses_logits(self) -> bool:
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         return "logits_to_keep" in inspect.signature(base.forward).parameters
