@@ -7,10 +7,12 @@
     ├── ProbeError       a probe or a fault is declared wrongly
     ├── ModelError       the user's model cannot be examined as asked
     ├── JournalError     a journal cannot be resumed
-    └── TrainingError    a training component cannot do what it was asked
-        ├── DataError        rows or files that cannot be trained on
-        ├── LoadError        a stage of loading a model failed
-        └── NonFiniteError   too many steps were lost to NaN or infinity
+    ├── TrainingError    a training component cannot do what it was asked
+    │   ├── DataError        rows or files that cannot be trained on
+    │   ├── LoadError        a stage of loading a model failed
+    │   └── NonFiniteError   too many steps were lost to NaN or infinity
+    └── PredictionError  sample predictions cannot be made, written or read as asked
+        └── NoPredictionsError  there is a place for them, and nothing in it yet
 
 Each message is one sentence that says what is wrong, where, and the way out.
 """
@@ -66,3 +68,11 @@ class LoadError(TrainingError):
 
 class NonFiniteError(TrainingError):
     """Too many steps were lost to NaN or infinity."""
+
+
+class PredictionError(FtdoctorError):
+    """Sample predictions cannot be made, written or read as asked."""
+
+
+class NoPredictionsError(PredictionError):
+    """There is a file or table of predictions, and nothing in it yet."""
