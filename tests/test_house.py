@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 STACK = ("torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "datasets", "tokenizers", "numpy")
-COMPONENTS = "doctor/ftdoctor/training"
-BOUND = {f"{COMPONENTS}/{name}.py" for name in ("loss", "guard", "health", "collator", "packing", "batch_plan", "sft")}
+COMPONENTS = ("doctor/ftdoctor/training", "doctor/ftdoctor/prediction")
+BOUND = {
+    *(f"{COMPONENTS[0]}/{name}.py" for name in ("loss", "guard", "health", "collator", "packing", "batch_plan", "sft")),
+    f"{COMPONENTS[1]}/callback.py",
+}
 WORDS = ("cells", "results", "probe", "checks", "patch", "errors", "settings", "wording")
 
 
@@ -41,8 +45,8 @@ def test_nothing_imports_the_stack_when_it_is_imported(path):
 
 def test_components_know_no_run():
     """They import the stack and the words, never bench, runner or command line."""
-    allowed = {f"ftdoctor.{word}" for word in (*WORDS, "machine", "training")} | {"ftdoctor"}
-    for path in files(COMPONENTS):
+    allowed = {f"ftdoctor.{word}" for word in (*WORDS, "machine", "training", "prediction")} | {"ftdoctor"}
+    for path in files(*COMPONENTS):
         own = {m for m in imported(path, everywhere=True) if m.split(".")[0].startswith("ftdoctor")}
         assert {".".join(m.split(".")[:2]) for m in own} <= allowed, path
 
@@ -65,8 +69,9 @@ def test_the_runner_knows_no_probe():
 
 
 def test_reports_read_results_only():
-    """And the facts of the machine that stand in them."""
-    allowed = {"ftdoctor", "ftdoctor.results", "ftdoctor.errors", "ftdoctor.machine", "ftdoctor.wording"}
+    """And the facts of the machine that stand in them; rows of predictions are results."""
+    allowed = {f"ftdoctor.{name}" for name in ("results", "errors", "machine", "wording", "prediction.rows")}
+    allowed.add("ftdoctor")
     for path in files("reports"):
         own = {m for m in imported(path, everywhere=True) if m.split(".")[0] == "ftdoctor"}
         assert own <= allowed, path
@@ -77,13 +82,19 @@ def test_probes_import_bench_and_words_only():
     for path in files("probes"):
         own = {m for m in imported(path, everywhere=True) if m.split(".")[0].startswith("ftdoctor")}
         floors = {m.split(".")[1] if "." in m else m for m in own}
-        assert floors <= {*WORDS, "bench", "training", "machine", "ftdoctor_matrix", "ftdoctor"}, path
+        assert floors <= {*WORDS, "bench", "training", "prediction", "machine", "ftdoctor_matrix", "ftdoctor"}, path
 
 
-def test_no_component_is_called_like_its_module():
+@pytest.mark.parametrize("folder", COMPONENTS)
+def test_no_component_is_called_like_its_module(folder):
     """`from ftdoctor.training import x` would give the module once that was imported."""
-    import ftdoctor.training
+    package = importlib.import_module(folder.removeprefix("doctor/").replace("/", "."))
+    modules = {path.stem for path in (ROOT / folder).glob("*.py")}
 
-    modules = {path.stem for path in (ROOT / COMPONENTS).glob("*.py")}
+    assert set(package.__all__) & modules == set()
 
-    assert set(ftdoctor.training.__all__) & modules == set()
+
+def test_training_knows_no_predictions():
+    """Predictions are made beside a training; they use its parts, not the other way round."""
+    for path in files(COMPONENTS[0]):
+        assert not {m for m in imported(path, everywhere=True) if m.startswith("ftdoctor.prediction")}, path

@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+HIDDEN = re.compile(
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for tab and line feed
+    "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    "\u2028\u2029\u2800\ufff9-\ufffb\ufdd0-\ufdef\ufffe\uffff"  # separators, fillers, marks, no characters at all
+    "\ud800-\udfff"  # halves of pairs
+    "]+"
+)
+"""Runs of characters that steer a terminal, turn or break the text around them, or are not seen at all.
+
+The middle two lines are Unicode's Default_Ignorable_Code_Point.
+"""
+
+_JOINED = re.compile("[\u0600-\u0dff\u1000-\u109f\u1780-\u17ff\u2190-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff\ufe0f]")
+"""Scripts and pictures that are written with joiners (and selectors), which are theirs and not hidden."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -30,7 +49,47 @@ def shorten(text: str, limit: int) -> str:
 
 def printable(text: str) -> str:
     """Replace control characters, which could steer a terminal and which no page may hold."""
-    return "".join(c if c in "\n\t" or (ord(c) >= 0x20 and not 0x7F <= ord(c) < 0xA0) else "\ufffd" for c in text)
+    return _CONTROL.sub("\ufffd", text)
+
+
+def visible(text: str) -> str:
+    """Show what is hidden, such as control characters and bidirectional marks, as Python writes it: `\\x1b`, `\\u202e`.
+
+    Tabs and line feeds stay. The result can be encoded, steers no terminal and turns no other text around.
+    """
+    return "".join(shown for _, shown in pieces(text))
+
+
+def pieces(text: str) -> Iterable[tuple[str, str]]:
+    """Cut a text into runs that are shown as they are, `(run, run)`, and hidden ones, `(run, how it is shown)`.
+
+    The first parts together are the text.
+    """
+    end = 0
+    for found in HIDDEN.finditer(text):
+        if _joins(text, found):
+            continue
+        if run := text[end : found.start()]:
+            yield run, run
+        yield found[0], "".join(map(_shown, found[0]))
+        end = found.end()
+    if run := text[end:]:
+        yield run, run
+
+
+def _joins(text: str, found: re.Match[str]) -> bool:
+    """Say whether this is a joiner or selector of an emoji or of a script that is written with them."""
+    belongs = found[0] in ("\u200c", "\u200d", "\ufe0f", "\ufe0f\u200d")
+    return belongs and found.start() > 0 and _JOINED.match(text[found.start() - 1]) is not None
+
+
+def _shown(character: str) -> str:
+    number = ord(character)
+    if character == "\r":
+        return "\\r"
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def seconds(value: float) -> str:

@@ -6,6 +6,8 @@ what a cell printed) is escaped by construction.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
@@ -27,23 +29,29 @@ def render(run: Run) -> str:
     return page(f"ftdoctor: {tally.verdict(run)}", main)
 
 
-def page(title: str, main: ET.Element) -> str:
-    """Return a whole page that loads nothing and runs nothing."""
-    style = files(__package__).joinpath("report.css").read_text(encoding="utf-8")
+def page(title: str, main: ET.Element, style: str = "", script: str = "") -> str:
+    """Return a whole page that loads nothing, and runs nothing but the script that it is given, at its end."""
+    style = files(__package__).joinpath("report.css").read_text(encoding="utf-8") + style
+    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}" if script else POLICY
     made = h(
         "html",
         h(
             "head",
             h("meta", charset="utf-8"),
             h("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            h("meta", {"http-equiv": "Content-Security-Policy", "content": POLICY}),
+            h("meta", {"http-equiv": "Content-Security-Policy", "content": policy}),
             h("title", title),
             h("style", style),
         ),
-        h("body", main),
+        h("body", main, h("script", script) if script else None),
         lang="en",
     )
     return "<!doctype html>\n" + ET.tostring(made, encoding="unicode", method="html") + "\n"
+
+
+def _hash(text: str) -> str:
+    """Return the source of a policy that allows exactly this text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def h(tag: str, *children: Any, **attributes: str) -> ET.Element:

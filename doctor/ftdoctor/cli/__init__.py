@@ -18,6 +18,7 @@ COMMANDS = {
     "env": "Show the machine and the versions of the stack, without importing it.",
     "train": "Fine-tune an adapter on a JSON Lines file, with every component hardened.",
     "inbox": "Train each JSONL file that is put into a folder.",
+    "predictions": "Show what the model predicted during training, step by step.",
     "selftest": "Put every fault into the stack and see whether its probe catches it.",
     "completion": "Print the completion script for a shell.",
 }
