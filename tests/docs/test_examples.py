@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs" / "training").glob("*.md"))
+DOCS = ROOT / "docs"
+PAGES = [DOCS / "predictions.md", *sorted(DOCS.glob("training/*.md")), *sorted(DOCS.glob("predictions/*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 pytestmark = [pytest.mark.stack, pytest.mark.filterwarnings("ignore")]

@@ -1,0 +1,53 @@
+"""Sample predictions during training, written down, without disturbing the training.
+
+Nothing of the stack is imported before one of these names is asked for. Which file belongs to what:
+
+    generating  generator, decoding (one call of `generate`), prompts, failures (what is kept of an error)
+    state       undisturbed (everything is put back), precision, sharded
+    training    callback, samples, reporters
+    writing     writers (chosen by URL), rows, stored (rows as stores hold them); sqlite_writer, jsonl_writer
+    delivering  database, http_api, address, delivering (retries), spool
+    reading     reading
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftdoctor.prediction.callback import PredictionsCallback
+    from ftdoctor.prediction.generator import GenerationSettings, Prediction, PredictionGenerator
+    from ftdoctor.prediction.reading import read_predictions
+    from ftdoctor.prediction.rows import PredictionRow
+    from ftdoctor.prediction.writers import Delivery, Writer, deliver, open_writer
+
+__all__ = [
+    "Delivery",
+    "GenerationSettings",
+    "Prediction",
+    "PredictionGenerator",
+    "PredictionRow",
+    "PredictionsCallback",
+    "Writer",
+    "deliver",
+    "open_writer",
+    "read_predictions",
+]
+
+_HOMES = {
+    "callback": ("PredictionsCallback",),
+    "generator": ("GenerationSettings", "Prediction", "PredictionGenerator"),
+    "reading": ("read_predictions",),
+    "rows": ("PredictionRow",),
+    "writers": ("Delivery", "Writer", "deliver", "open_writer"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
