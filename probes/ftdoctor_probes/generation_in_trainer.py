@@ -9,9 +9,9 @@ Newer TRL trains through a head of its own that casts on the way, so that a bflo
 float32 norms trains well even without mixed precision, and fails in `generate` alone.
 
 Cure: put the trainer's own precision around the call: `with trainer.accelerator.autocast(): model.generate(...)`;
-where the trainer has no mixed precision, `torch.autocast(device, dtype=torch.bfloat16)`. Casting input_ids, or
-`autocast(enabled=False)`, does not help. Wrong tokens instead of an error: call `model.eval()` first and see
-`ftdoctor explain generation-under-checkpointing`.
+where the trainer has no mixed precision, `torch.autocast(device, dtype=torch.bfloat16)`; or let `PredictionsCallback`
+of `ftdoctor.prediction` do it. Casting input_ids, or `autocast(enabled=False)`, does not help. Wrong tokens instead of
+an error: call `model.eval()` first and see `ftdoctor explain generation-under-checkpointing`.
 """
 
 from __future__ import annotations

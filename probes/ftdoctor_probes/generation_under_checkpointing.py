@@ -5,8 +5,9 @@ time. Every new token is then chosen from the last one alone. Nothing raises: a 
 `model.eval()` writes garbage samples, and a sound run is judged by them. TRL's SFTTrainer switches checkpointing
 on by default.
 
-Cure: call `model.eval()` before `model.generate(...)` in the callback and `model.train()` after it. Do not disable
-checkpointing around the call: enabling it again loses its options, and an adapter then stops training.
+Cure: call `model.eval()` before `model.generate(...)` in the callback and `model.train()` after it, or let
+`PredictionsCallback` of `ftdoctor.prediction` do it. Do not disable checkpointing around the call: enabling it again
+loses its options, and an adapter then stops training.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ Without mixed precision training itself dies so. Newer releases cast what is tra
 
 Cure: call `prepare_model_for_kbit_training` and `get_peft_model` yourself and hand SFTTrainer the finished model,
 or put the trainer's precision around the call: `with trainer.accelerator.autocast(): model.generate(...)`. Where
-the trainer has no mixed precision, use `torch.autocast(device, dtype=torch.bfloat16)` instead.
+the trainer has no mixed precision, use `torch.autocast(device, dtype=torch.bfloat16)` instead. `PredictionsCallback` of
+`ftdoctor.prediction` does both.
 """
 
 from __future__ import annotations

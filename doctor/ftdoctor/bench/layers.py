@@ -1,4 +1,4 @@
-"""Which layers of a model are quantized, which should be, and which should not."""
+"""Which layers of a model are quantized, which should be, and which are left in another dtype than the rest."""
 
 from __future__ import annotations
 
@@ -44,3 +44,25 @@ def as_in_training(model: Any) -> None:
     """
     for module in quantized(model).values():
         module.train()
+
+
+def leave_stray(model: Any, kind: str) -> Any:
+    """Cast some modules to another dtype than the rest, as trainers and scripts do, and return the model.
+
+    Args:
+        model: with or without an adapter.
+        kind: `norms`: float32 norms between a head and embeddings in bfloat16, which is how TRL up to 0.25.1 leaves a
+            quantized model; `head`: the head in bfloat16 behind layers in float32, or the other way round; `none`.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    if kind == "head":
+        head.to(torch.bfloat16 if head.weight.dtype == torch.float32 else torch.float32)
+    if kind == "norms":
+        for name, module in model.named_modules():
+            if "norm" in name.rpartition(".")[2]:
+                module.float()
+        for module in (head, model.get_input_embeddings()):
+            module.to(torch.bfloat16)
+    return model
