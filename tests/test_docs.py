@@ -55,10 +55,11 @@ def test_nothing_speaks_of_one_machine():
 def test_every_component_has_a_page_and_rows_in_the_certified_table():
     """Each probe of the components, with each promise that it measures beside other ways."""
     page = (ROOT / "docs" / "certified.md").read_text(encoding="utf-8")
-    overview = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
-    for path in (ROOT / "docs" / "training").glob("*.md"):
-        assert f"training/{path.name}" in overview
+    for part in ("training", "predictions"):
+        overview = (ROOT / "docs" / f"{part}.md").read_text(encoding="utf-8")
+        for path in (ROOT / "docs" / part).glob("*.md"):
+            assert f"{part}/{path.name}" in overview
     for probe in registry.probes().values():
         if probe.area == "components":
             assert f"[`{probe.name}`]" in page, probe.name

@@ -2,7 +2,8 @@
 
 Why: a callback that generates moves the random generators, leaves the tokenizer padding on the left, switches gradient
 checkpointing off and loses its options on the way back, or lets 4-bit layers be repacked for a kernel without a
-backward. Nothing crashes; the run is another one from there on, and differs with how often one looked.
+backward. Nothing crashes; the run is another one from there on, and differs with how often one looked. (A script that
+generates greedily, one by one, in eval mode, disturbs 4-bit models alone; the naive one here samples in a batch.)
 
 Cure: `PredictionsCallback` of `ftdoctor.prediction`, which puts back what it touches. If this probe is red, generate of
 this release touches something that it did not: install another release of the culprit.
