@@ -73,10 +73,11 @@ def versions(python: str) -> dict[str, str]:
     return {entry["name"]: entry["version"] for entry in listed if entry["name"] in SUBJECTS}
 
 
-def test_the_tokenizer_fault_of_transformers_4_57_2_is_found(tmp_path):
-    """Named with release, file and line, and with the vocabulary on which it depends; nothing was moved."""
+@pytest.fixture(scope="module")
+def older(tmp_path_factory):
+    """Return the Python of the stack of transformers 4.57.2 with this project, and its versions before and after."""
     python = build(
-        tmp_path / "venv",
+        tmp_path_factory.mktemp("older") / "venv",
         "torch==2.13.0",
         "transformers==4.57.2",
         "peft==0.18.0",
@@ -85,7 +86,12 @@ def test_the_tokenizer_fault_of_transformers_4_57_2_is_found(tmp_path):
     )
     before = versions(python)
     uv("pip", "install", "--quiet", "--python", python, str(PROJECT))
-    after = versions(python)
+    return python, before, versions(python)
+
+
+def test_the_tokenizer_fault_of_transformers_4_57_2_is_found(older, tmp_path):
+    """Named with release, file and line, and with the vocabulary on which it depends; nothing was moved."""
+    python, before, after = older
     done = subprocess.run(
         [python, "-m", "ftdoctor", "check", "--probe", "tokenizer-reload", "--json"],
         capture_output=True, text=True, check=False, cwd=tmp_path,
@@ -105,6 +111,33 @@ def test_the_tokenizer_fault_of_transformers_4_57_2_is_found(tmp_path):
     assert finding["depends_on"] == {"vocabulary": "128k"}
     assert "not on family" in finding["dependence"]
     assert {r["outcome"] for r in report["results"] if r["cell"]["vocabulary"] == "512"} == {"passed"}
+
+
+PREDICTIONS = ("sample-predictions", "disturbed-training", "failing-sample", "batched-predictions")
+
+
+def test_predictions_come_out_right_where_the_script_and_trl_0_25_fail(older, tmp_path):
+    """In the cells of the bug report that this project began with: weights of mixed dtypes under the trainer's bf16."""
+    python, _, _ = older
+    probes = [word for name in PREDICTIONS for word in ("--probe", name)]
+    done = subprocess.run(
+        [python, "-m", "ftdoctor", "check", *probes, "--cell", "stray=none,norms,head", "--cell",
+         "mixed_precision=none,bf16", "--cell", "family=qwen3,llama", "--cell", "device=cpu", "--json"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    report = json.loads(done.stdout)
+    told = [
+        (result["cell"]["stray"], {other["way"]: other["ok"] for other in check["beside"]}, check["ok"])
+        for result in report["results"]
+        for check in result["checks"]
+        if check["name"] == "failed predictions"
+    ]
+
+    assert done.returncode == 0, done.stderr
+    assert {stray for stray, beside, ok in told if ok and not beside["naive"] and not beside["library"]} == {
+        "norms", "head",
+    }  # fmt: skip
+    assert all(ok for _, _, ok in told)
 
 
 def test_a_library_that_no_longer_imports_is_one_finding(tmp_path):
