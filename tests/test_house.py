@@ -15,7 +15,7 @@ BOUND = {
     *(f"{COMPONENTS[0]}/{name}.py" for name in ("loss", "guard", "health", "collator", "packing", "batch_plan", "sft")),
     f"{COMPONENTS[1]}/callback.py",
 }
-WORDS = ("cells", "results", "probe", "checks", "patch", "errors", "settings", "wording")
+WORDS = ("cells", "results", "probe", "checks", "patch", "errors", "settings", "wording", "lazy")
 
 
 def imported(path: Path, *, everywhere: bool) -> set[str]:

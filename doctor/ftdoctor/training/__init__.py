@@ -17,8 +17,9 @@ Nothing of the stack is imported before one of these names is asked for. Which f
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ftdoctor.lazy import exports
 
 if TYPE_CHECKING:
     from ftdoctor.training.batch_plan import BatchPlan, Shrunk, Trained, train_within_memory
@@ -107,13 +108,4 @@ _HOMES = {
     "recipe": ("Recipe", "read_recipe"),
     "replay": ("Cursor", "Mixed", "MixedStream", "mix"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # A name that is also a module's stands for the function, once that module has been imported.
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = exports(__name__, _HOMES, globals())

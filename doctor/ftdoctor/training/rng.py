@@ -9,12 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RandomState:
-    """States of the generators of Python, NumPy, torch on the CPU and on every GPU."""
+    """States of the generators of Python, NumPy, torch on the CPU and on every accelerator in use."""
 
     python: Any
     numpy: Any
     torch: Any
-    cuda: tuple[Any, ...]
+    devices: dict[str, Any]
+    """`cuda`, `xpu`: the states of all of them; `mps`: that of the one there is."""
 
 
 def take() -> RandomState:
@@ -26,7 +27,7 @@ def take() -> RandomState:
         python=random.getstate(),
         numpy=numpy.random.get_state(),
         torch=torch.get_rng_state(),
-        cuda=tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else (),
+        devices=_devices(torch),
     )
 
 
@@ -38,5 +39,21 @@ def put_back(state: RandomState) -> None:
     random.setstate(state.python)
     numpy.random.set_state(state.numpy)
     torch.set_rng_state(state.torch)
-    if state.cuda:
-        torch.cuda.set_rng_state_all(list(state.cuda))
+    for name, states in state.devices.items():
+        module = getattr(torch, name)
+        if name == "mps":
+            module.set_rng_state(states)
+        else:
+            module.set_rng_state_all(states)
+
+
+def _devices(torch: Any) -> dict[str, Any]:
+    """Return the states of accelerators that have a context; looking must not make one."""
+    found: dict[str, Any] = {}
+    for name in ("cuda", "xpu"):
+        module = getattr(torch, name, None)
+        if module is not None and module.is_initialized():
+            found[name] = module.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        found["mps"] = torch.mps.get_rng_state()
+    return found
