@@ -19,20 +19,23 @@ from ftdoctor.training import recipe as recipes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ftdoctor.cli.training import Predictions
     from ftdoctor.training.finetuning import Outcome
 
 INTERRUPTED = 130
 FAILED = 1
+METAVARS = {"model": "PATH", "predict_on": "FILE"}
+SETTINGS = (recipes.Recipe, recipes.PredictionPlan)
+"""What each option, but for those of this command alone, is a field of; a configuration file has the same names."""
 
 
 @functools.cache
 def _documented() -> dict[str, str]:
-    """Return the sentence that stands under each field of a recipe: it is the option's help too."""
-    tree = ast.parse(inspect.getsource(recipes.Recipe))
-    assert isinstance(tree.body[0], ast.ClassDef)
-    body = tree.body[0].body
+    """Return the sentence that stands under each setting: it is the option's help too."""
+    trees = [ast.parse(inspect.getsource(kind)).body[0] for kind in SETTINGS]
+    pairs = [pair for tree in trees if isinstance(tree, ast.ClassDef) for pair in itertools.pairwise(tree.body)]
     found = {}
-    for field, text in itertools.pairwise(body):
+    for field, text in pairs:
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             assert isinstance(field.target, ast.Name)
             found[field.target.id] = str(text.value.value)
@@ -40,8 +43,8 @@ def _documented() -> dict[str, str]:
 
 
 def _recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for each field of a recipe, in their order."""
-    for field in reversed(dataclasses.fields(recipes.Recipe)):
+    """Add an option for each setting, in their order."""
+    for field in reversed([field for kind in SETTINGS for field in dataclasses.fields(kind)]):
         flag = "--" + field.name.replace("_", "-")
         default = None if field.default is dataclasses.MISSING else field.default
         choices = recipes.CHOICES.get(field.name)
@@ -55,8 +58,8 @@ def _recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
             arguments["type"] = click.Choice([c for c in choices if c])
         else:
             arguments["metavar"] = "LIST" if isinstance(default, tuple) else "TEXT"
-        if field.name == "model":
-            arguments["metavar"] = "PATH"
+        if field.name in METAVARS:
+            arguments["metavar"] = METAVARS[field.name]
         function = click.option(flag, field.name, **arguments)(function)
     return function
 
@@ -89,32 +92,55 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
 
     Exit status: 0 finished, 1 the training failed, 2 wrong usage or data, 130 stopped with a checkpoint.
     """
-    from ftdoctor.cli.training import Screen, stopped_by_signals, train
+    from ftdoctor.cli.training import Predictions, Screen, stopped_by_signals, train
     from ftdoctor.errors import NonFiniteError
 
-    recipe = _recipe(chosen)
+    recipe, plan = _settings(chosen)
     if chosen["online"]:
         os.environ["HF_HUB_OFFLINE"] = "0"
     screen = Screen(options.console(stderr=True), quiet=chosen["quiet"])
     earlier = [Path(file) for file in chosen["earlier"]]
+    dataset, folder, outcome = Path(chosen["dataset"]), Path(chosen["output_dir"]), None
+    predictions = Predictions(plan, recipe.seed, dataset, folder) if plan.predict_every else None
     try:
         with stopped_by_signals() as stop, screen.progress() as progress:
-            outcome = train(recipe, Path(chosen["dataset"]), Path(chosen["output_dir"]), earlier, stop, progress)
+            outcome = train(recipe, dataset, folder, earlier, stop, progress, predictions)
     except NonFiniteError as error:
         click.echo(f"ftdoctor: {error}", err=True)
         ctx.exit(FAILED)
+    finally:
+        if predictions and not chosen["quiet"]:
+            _tell(predictions, outcome)
     click.echo(outcome.summary.read_text(encoding="utf-8") if chosen["as_json"] else _verdict(outcome))
     ctx.exit(0 if outcome.finished else INTERRUPTED)
 
 
-def _recipe(chosen: dict[str, Any]) -> recipes.Recipe:
-    """Return the recipe of configuration file and command line."""
-    names = [field.name for field in dataclasses.fields(recipes.Recipe)]
+def _settings(chosen: dict[str, Any]) -> tuple[recipes.Recipe, recipes.PredictionPlan]:
+    """Return the recipe, and the plan of predictions, of configuration file and command line."""
+    known = [[field.name for field in dataclasses.fields(kind)] for kind in SETTINGS]
+    names = [name for group in known for name in group]
     given = {name: chosen[name] for name in names if chosen[name] is not None}
-    if not chosen["config"]:
-        return recipes.Recipe.of(given, "the command line")
-    path = Path(chosen["config"])
-    return recipes.Recipe.of({**recipes.read_settings(path), **given}, str(path))
+    source = "the command line"
+    if chosen["config"]:
+        path = Path(chosen["config"])
+        source, given = str(path), {**_beside(recipes.read_settings(path), path), **given}
+        recipes.refuse_unknown(given, names, source)
+    plan = {name: given.pop(name) for name in known[1] if name in given}
+    return recipes.Recipe.of(given, source), recipes.PredictionPlan.of(plan, source)
+
+
+def _beside(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return settings in which a file that lies beside the configuration stands with its path, as the model does."""
+    name = settings.get("predict_on")
+    if isinstance(name, str) and name and (path.parent / name).is_file():
+        return {**settings, "predict_on": str((path.parent / name).resolve())}
+    return settings
+
+
+def _tell(predictions: Predictions, outcome: Outcome | None) -> None:
+    line = predictions.told(outcome)
+    if line:
+        click.echo(line, err=True)
 
 
 def _verdict(outcome: Outcome) -> str:

@@ -7,21 +7,24 @@ import importlib.util
 import json
 import logging
 import os
+import shlex
 import signal
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from rich.console import Console
 
     from ftdoctor.training.finetuning import Outcome
-    from ftdoctor.training.recipe import Recipe
+    from ftdoctor.training.messages import Messages
+    from ftdoctor.training.recipe import PredictionPlan, Recipe
 
     Progress = Callable[[int, int, dict[str, float]], None]
 
+PREDICTIONS = "predictions.db"
 NEEDED = ("torch", "transformers", "peft", "trl", "datasets")
 
 
@@ -32,6 +35,7 @@ def train(
     earlier: Sequence[Path] = (),
     stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    predictions: Predictions | None = None,
 ) -> Outcome:
     """Fine-tune, and write the summary's page beside its JSON.
 
@@ -42,17 +46,91 @@ def train(
     from ftdoctor_reports import training
 
     require_stack()
-    for file in (dataset, *earlier):
+    for file in (dataset, *earlier, *(predictions.files if predictions else ())):
         for _ in read_rows(file):
             pass
 
     with _libraries_quiet():
         from ftdoctor.training.finetuning import finetune
 
-        outcome = finetune(recipe, dataset, folder, earlier=earlier, stop=stop, progress=progress)
+        more: Any = {"callbacks": predictions.callbacks} if predictions else {}
+        outcome = finetune(recipe, dataset, folder, earlier=earlier, stop=stop, progress=progress, **more)
     document = json.loads(outcome.summary.read_text(encoding="utf-8"))
     outcome.summary.with_suffix(".html").write_text(training.render(document), encoding="utf-8")
     return outcome
+
+
+class Predictions:
+    """The sample predictions of a run: made beside its training, and told of at its end.
+
+    Attributes:
+        files: what is read for predictions alone: a file, or nothing.
+
+    Args:
+        plan: how often, and of what.
+        seed: draws the rows.
+        dataset: the file that is trained on, whose rows are predicted where the plan names no other.
+        folder: of the run; predictions are added to the file in it.
+    """
+
+    def __init__(self, plan: PredictionPlan, seed: int, dataset: Path, folder: Path) -> None:
+        self.plan, self.seed, self.folder = plan, seed, folder
+        self.files = (Path(plan.predict_on),) if plan.predict_on else ()
+        self.source = self.files[0] if self.files else dataset
+        self.off = False
+        self._callback: Any = None
+
+    def callbacks(self, messages: Messages) -> list[Any]:
+        """Return the callback that predicts, with rows made by the rules of the training.
+
+        Raises:
+            DataError: a row cannot be a sample, with file and line.
+            PredictionError: FTDOCTOR_PREDICTIONS says neither on nor off.
+        """
+        from ftdoctor.prediction import PredictionsCallback, callback, samples
+        from ftdoctor.training.data import read_rows
+
+        self.off = not callback.switched_on()
+        if self.off:
+            return []
+        rows = list(read_rows(self.source))
+        chosen = samples.choose(rows, self.plan.predict_samples, self.seed)
+        # Of the dataset all rows have been converted already; of another file a wrong one is told wherever it stands.
+        wanted = set(range(len(rows)) if self.files else chosen)
+        made = [messages.convert(row.data, row.where) if i in wanted else None for i, row in enumerate(rows)]
+        self._callback = PredictionsCallback(
+            [row if i in set(chosen) else None for i, row in enumerate(made)],
+            when=self.plan.predict_every,
+            indices=chosen,
+            writer=self.folder / PREDICTIONS,
+            job=os.environ.get("JOB_ID") or self.folder.resolve().name,
+        )
+        return [self._callback]
+
+    def told(self, outcome: Outcome | None) -> str:
+        """Return what became of them, in a line; nothing where a run has failed before the first."""
+        if self.off:
+            return "predictions: none, for FTDOCTOR_PREDICTIONS is off"
+        file = self.folder / PREDICTIONS
+        look = f"ftdoctor predictions {shlex.quote(str(file))}"
+        counts = self._callback.counts if self._callback else None
+        if counts and counts.asked:
+            lost = f", {counts.lost} not written" if counts.lost else ""
+            return f"predictions: {counts.asked - counts.failed} made, {counts.failed} failed{lost}; see: {look}"
+        if outcome is None:
+            return ""
+        before = f"; see those from before: {look}" if _holds_predictions(file) else ""
+        return f"predictions: none, for no step of this call was a multiple of {self.plan.predict_every}{before}"
+
+
+def _holds_predictions(file: Path) -> bool:
+    from ftdoctor.errors import PredictionError
+    from ftdoctor.prediction import read_predictions
+
+    try:
+        return bool(read_predictions(str(file)))
+    except PredictionError:
+        return False
 
 
 def require_stack() -> None:
@@ -117,9 +195,10 @@ class Screen:
             yield None
             return
         handler = _Lines(self.console)
-        logger = logging.getLogger("ftdoctor.training")
+        logger, beside = logging.getLogger("ftdoctor.training"), logging.getLogger("ftdoctor.prediction")
         level = logger.level
         logger.addHandler(handler)
+        beside.addHandler(handler)  # of predictions the warnings alone: the last line has the rest
         logger.setLevel(logging.INFO)
         try:
             if self.console.is_terminal:
@@ -128,6 +207,7 @@ class Screen:
                 yield self._line
         finally:
             logger.removeHandler(handler)
+            beside.removeHandler(handler)
             logger.setLevel(level)
 
     def _bar(self) -> Iterator[Progress]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ftdoctor.training.batch_plan import BatchPlan, Trained
     from ftdoctor.training.loader import LoadRecord
+    from ftdoctor.training.messages import Messages
     from ftdoctor.training.recipe import Recipe
 
     Progress = Callable[[int, int, dict[str, float]], None]
@@ -62,6 +63,7 @@ def finetune(
     earlier: Sequence[Path] = (),
     stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    callbacks: Callable[[Messages], Sequence[Any]] = lambda messages: (),
 ) -> Outcome:
     """Train an adapter by a recipe, or go on with a run that was stopped or killed.
 
@@ -75,6 +77,10 @@ def finetune(
         earlier: JSON Lines files of earlier examples, of which `recipe.replay_share` is mixed in.
         stop: asked after each optimizer step; when it says yes, a checkpoint is written and the call returns.
         progress: is called with the step, the number of all steps, and what was logged.
+        callbacks: is called before the model is loaded, with `Messages` of this run's rules and template, and returns
+            the `TrainerCallback`s that accompany the training. They are no part of what the run is: they must leave
+            model and random numbers as they find them, as `ftdoctor.prediction.PredictionsCallback` does. What it
+            raises ends the call, with nothing made. Of a finished run it is not called.
 
     Raises:
         DataError: data that cannot be trained on, with file and line.
@@ -93,6 +99,7 @@ def finetune(
     rows = _mixed(recipe, dataset, earlier)
     tokenizer = load_tokenizer(recipe.model)
     data = _encoded(recipe, rows, tokenizer)
+    accompanying = callbacks(_messages(recipe, tokenizer))
     for line in data.told:
         log.info("%s", line)
     model, tokenizer, loaded = load_for_training(
@@ -105,7 +112,7 @@ def finetune(
         seed=recipe.seed,
     )
     run.begin(asked)
-    return _train(recipe, run, data, model, tokenizer, loaded, stop, progress)
+    return _train(recipe, run, data, model, tokenizer, loaded, stop, progress, accompanying)
 
 
 def _mixed(recipe: Recipe, dataset: Path, earlier: Sequence[Path]) -> list[Any]:
@@ -126,10 +133,9 @@ def _encoded(recipe: Recipe, rows: list[Any], tokenizer: Any) -> _Data:
     from datasets import Dataset
 
     from ftdoctor.training.labels import Encoder
-    from ftdoctor.training.messages import Messages
     from ftdoctor.training.packing import PackingCounts, pack_rows
 
-    messages = Messages(_rules(recipe), tokenizer)
+    messages = _messages(recipe, tokenizer)
     encoder = Encoder(tokenizer, turns=recipe.turns, max_length=recipe.max_length, too_long=recipe.too_long)
     encoded = []
     for row in rows:
@@ -152,6 +158,12 @@ def _encoded(recipe: Recipe, rows: list[Any], tokenizer: Any) -> _Data:
         told.append(f"packing: {packing}")
     longest = max(len(row["input_ids"]) for row in encoded)
     return _Data(Dataset.from_list(encoded), longest, counts, tuple(told))
+
+
+def _messages(recipe: Recipe, tokenizer: Any) -> Messages:
+    from ftdoctor.training.messages import Messages
+
+    return Messages(_rules(recipe), tokenizer)
 
 
 def _rules(recipe: Recipe) -> Any:
@@ -183,6 +195,7 @@ def _train(
     loaded: LoadRecord,
     stop: Callable[[], bool],
     progress: Progress | None,
+    callbacks: Sequence[Any],
 ) -> Outcome:
     """Train from the newest checkpoint on, publish the adapter, and write the summary."""
     from ftdoctor.training.batch_plan import train_within_memory
@@ -190,7 +203,7 @@ def _train(
 
     begun, used = time.monotonic(), memory.Peak(loaded.device)
     plan, estimate = _plan(recipe, data, model, loaded)
-    trainer = build_trainer(recipe, run, plan, data.rows, model, tokenizer, loaded, stop, progress)
+    trainer = build_trainer(recipe, run, plan, data.rows, model, tokenizer, loaded, stop, progress, callbacks)
     checkpoint = run.newest()
     trained = train_within_memory(trainer, resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     steps = trainer.state.global_step

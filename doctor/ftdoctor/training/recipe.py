@@ -1,4 +1,7 @@
-"""The recipe: everything that decides what a training run does to its data, read from a TOML file and checked."""
+"""The recipe: everything that decides what a training run does to its data, read from a TOML file and checked.
+
+Beside it stands what is looked at while it trains, which decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -80,6 +83,9 @@ RANGES: Mapping[str, Bounds] = {
 }
 """The bounds of each number; a seed has those of NumPy's generator."""
 
+PLAN_RANGES: Mapping[str, Bounds] = {"predict_every": Bounds(0), "predict_samples": Bounds(1)}
+"""The bounds of each number of a `PredictionPlan`."""
+
 OTHER_TABLES = ("inbox",)
 """Tables of a configuration file that speak of something else than the training."""
 
@@ -158,10 +164,7 @@ class Recipe:
     """Seed of everything that is drawn: order, replay, dropout, the adapter's first values."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = _typed(field, getattr(self, field.name))
-            _refuse_out_of_bounds(field.name, value)
-            object.__setattr__(self, field.name, value)
+        _check(self, RANGES)
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], source: str) -> Recipe:
@@ -192,6 +195,42 @@ class Recipe:
         """Return 16 hexadecimal digits that are the same for equal recipes, on every machine and in every process."""
         text = json.dumps(self.as_dict(), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class PredictionPlan:
+    """Which sample predictions a run makes; no part of its recipe, for it trains the same with them and without.
+
+    Raises:
+        ConfigError: a setting has a value that it cannot have.
+    """
+
+    predict_every: int = 0
+    """Optimizer steps from one set of sample predictions to the next, written to predictions.db; 0: none."""
+    predict_samples: int = 8
+    """Rows that are predicted, the same ones every time, drawn by the seed."""
+    predict_on: str = ""
+    """JSON Lines file whose rows are predicted, best of rows held out; the dataset's own where empty."""
+
+    def __post_init__(self) -> None:
+        _check(self, PLAN_RANGES)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], source: str) -> PredictionPlan:
+        """Make a plan out of settings; `source` is what errors name.
+
+        Raises:
+            ConfigError: a value is one that its setting cannot have, or no setting says how often to predict.
+        """
+        if settings and "predict_every" not in settings:
+            raise ConfigError(
+                f"{source}: {next(iter(settings))} is given without predict_every, which says after how many steps "
+                "predictions are made; give that too, as with --predict-every 50."
+            )
+        try:
+            return cls(**settings)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -242,6 +281,14 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], source: str, pref
             )
 
 
+def _check(made: Any, ranges: Mapping[str, Bounds]) -> None:
+    """Give each field of a dataclass its type, and refuse what is out of bounds."""
+    for field in dataclasses.fields(made):
+        value = _typed(field, getattr(made, field.name))
+        _refuse_out_of_bounds(field.name, value, ranges)
+        object.__setattr__(made, field.name, value)
+
+
 def _typed(field: dataclasses.Field[Any], value: Any) -> Any:
     """Return the value as the field's type has it: that of its default, or text where it has none."""
     kind = str if field.default is dataclasses.MISSING else type(field.default)
@@ -267,15 +314,15 @@ def _listed(name: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _refuse_out_of_bounds(name: str, value: Any) -> None:
+def _refuse_out_of_bounds(name: str, value: Any, ranges: Mapping[str, Bounds]) -> None:
     if name in CHOICES:
         for entry in value if isinstance(value, tuple) else (value,):
             if entry not in CHOICES[name]:
                 known = ", ".join(choice or "''" for choice in CHOICES[name])
                 raise ConfigError(f"{name} cannot be {entry!r}{nearest(entry, CHOICES[name])}; it can be {known}.")
-    if name not in RANGES:
+    if name not in ranges:
         return
     if not math.isfinite(value):
         raise ConfigError(f"{name} = {value!r} is not a finite number.")
-    if not RANGES[name].holds(value):
-        raise ConfigError(f"{name} = {value!r} is out of bounds; it must be {RANGES[name]}.")
+    if not ranges[name].holds(value):
+        raise ConfigError(f"{name} = {value!r} is out of bounds; it must be {ranges[name]}.")

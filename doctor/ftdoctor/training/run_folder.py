@@ -4,7 +4,7 @@ run.json                what this run is: recipe and digests of its data
 checkpoints/            the Trainer's own, each with a mark once it is complete
 nonfinite/              batches that the guard has dropped
 adapter/                the finished adapter with its tokenizer and message rules, there as a whole or not at all
-summary.json            what happened; the command line writes summary.html beside it
+summary.json            what happened; the command line writes summary.html beside it, and predictions.db
 """
 
 from __future__ import annotations

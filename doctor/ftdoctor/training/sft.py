@@ -19,7 +19,7 @@ from ftdoctor.training.loss import IGNORED, aligned_loss, weighted_balance
 from ftdoctor.training.packed_batches import packed_collator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ftdoctor.training.batch_plan import BatchPlan
     from ftdoctor.training.loader import LoadRecord
@@ -59,6 +59,12 @@ class HardenedSFTTrainer(HealthLog, NonFiniteGuard, SFTTrainer):  # type: ignore
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
+    def stop_clock(self) -> None:
+        """Count no more time as training until the next batch is fetched; waits for what the device still does."""
+        if self.args.device.type == "cuda":
+            torch.cuda.synchronize(self.args.device)
+        self._stop_clock()
+
     @functools.cached_property
     def _chooses_logits(self) -> bool:
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
@@ -83,6 +89,15 @@ class _Resumable(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self.progress is not None:
             self.progress(state.global_step, state.max_steps, dict(logs or {}))
+
+
+class _Uncounted(TrainerCallback):  # type: ignore[misc]
+    """Stands before callbacks that are no part of the training, so that their time is none of its own."""
+
+    trainer: Any = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.stop_clock()
 
 
 def compute_dtype(recipe: Recipe, loaded: LoadRecord) -> Any:
@@ -110,9 +125,13 @@ def build_trainer(
     loaded: LoadRecord,
     stop: Callable[[], bool],
     progress: Any,
+    callbacks: Sequence[Any] = (),
 ) -> HardenedSFTTrainer:
-    """Return the trainer of a run; what it trains is in float32 whatever SFTTrainer makes of it."""
-    resumable = _Resumable(run, stop, progress)
+    """Return the trainer of a run; what it trains is in float32 whatever SFTTrainer makes of it.
+
+    `callbacks` come before its own, which asks after each step whether to stop: what they do for that step is done.
+    """
+    resumable, uncounted = _Resumable(run, stop, progress), _Uncounted()
     collator = packed_collator(model, tokenizer) if recipe.packing else PaddingCollator.of(tokenizer)
     trainer = HardenedSFTTrainer(
         model=model,
@@ -120,10 +139,10 @@ def build_trainer(
         train_dataset=rows,
         processing_class=tokenizer,
         data_collator=collator,
-        callbacks=[resumable],
+        callbacks=[*([uncounted] if callbacks else []), *callbacks, resumable],
         guard=GuardSettings(limit=recipe.nonfinite_limit, folder=str(run.bad_batches)),
     )
-    resumable.trainer = trainer
+    resumable.trainer = uncounted.trainer = trainer
     adapters.train_in_float32(trainer.model)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)

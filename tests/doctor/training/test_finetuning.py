@@ -99,6 +99,117 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(recipe, data, tmp_path, change
     assert same(weights(whole), weights(finished))
 
 
+def predicting(rows, folder, **more):
+    """Return what makes the callback of two predictions after each step."""
+    from ftdoctor.prediction import GenerationSettings, PredictionsCallback
+
+    def callbacks(messages):
+        settings = GenerationSettings(max_new_tokens=4)
+        writer = folder / "predictions.db"
+        return [
+            PredictionsCallback(rows, when=1, count=2, messages=messages, writer=writer, settings=settings, job="j")
+        ]
+
+    return {"callbacks": callbacks, **more}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"packing": True, "max_length": 64}, {"quantization": ("nf4",)}, {"checkpointing": True}]
+)
+def test_a_run_that_predicts_ends_as_one_that_does_not(recipe, data, tmp_path, changes):
+    """Bit for bit, also stopped and gone on with; each step that was taken has its predictions once."""
+    from ftdoctor.prediction import read_predictions
+
+    recipe = dataclasses.replace(recipe, **changes)
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    whole = run(recipe, data, tmp_path / "whole")
+    steps = iter([False, False, True])
+    stopped = run(recipe, data, tmp_path / "run", **predicting(rows, tmp_path / "run", stop=lambda: next(steps)))
+    finished = run(recipe, data, tmp_path / "run", **predicting(rows, tmp_path / "run"))
+    made = read_predictions(tmp_path / "run" / "predictions.db")
+
+    assert (stopped.steps, finished.finished) == (3, True)
+    assert [(row.step, row.error) for row in made] == [(step, None) for step in range(1, 6) for _ in range(2)]
+    assert same(weights(whole), weights(finished))
+
+
+def test_predictions_leave_the_checkpoints_and_what_the_run_is_as_they_are(recipe, data, tmp_path):
+    """Every file of a checkpoint but for the times in it, and the file that says what the run is."""
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    run(recipe, data, tmp_path / "one")
+    run(recipe, data, tmp_path / "other", **predicting(rows, tmp_path / "other"))
+    one, other = (contents(tmp_path / name / "checkpoints") for name in ("one", "other"))
+
+    assert len(one) > 5
+    assert (tmp_path / "one" / "run.json").read_bytes() == (tmp_path / "other" / "run.json").read_bytes()
+    assert {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)} == set()
+
+
+def contents(checkpoints):
+    """Return what each file holds, without times; arguments name their own folder."""
+    found = {}
+    for path in sorted(checkpoints.rglob("*")):
+        if path.is_file() and path.name != "training_args.bin":
+            found[str(path.relative_to(checkpoints))] = path.read_bytes()
+        if path.name == "trainer_state.json":
+            state = json.loads(path.read_text())
+            for entry in state["log_history"]:
+                del entry["tokens_per_second"], entry["memory_gib"]
+            found[str(path.relative_to(checkpoints))] = state
+    return found
+
+
+def test_the_time_of_callbacks_is_none_of_the_training(recipe, data, tmp_path):
+    """A second after each step, and steps of some hundredths of one."""
+    import time
+
+    from transformers import TrainerCallback
+
+    class Slow(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            time.sleep(1)
+
+    outcome = run(dataclasses.replace(recipe, max_steps=3), data, tmp_path / "run", callbacks=lambda messages: [Slow()])
+    found = {curve["name"]: curve["values"] for curve in json.loads(outcome.summary.read_text())["curves"]}
+    tokens = [n / (1 - share) for n, share in zip(found["scored_tokens_per_step"], found["masked_share"], strict=True)]
+
+    assert all(n / rate < 0.9 for n, rate in zip(tokens, found["tokens_per_second"], strict=True))
+
+
+def test_a_wish_to_stop_during_a_callback_ends_the_run_after_that_step(recipe, data, tmp_path):
+    """Ctrl-C while a step's predictions are made does not wait for another step."""
+    from transformers import TrainerCallback
+
+    wishes = []
+
+    class Wish(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            wishes.append(state.global_step)
+
+    stopped = run(recipe, data, tmp_path / "run", callbacks=lambda messages: [Wish()], stop=lambda: bool(wishes))
+
+    assert (stopped.finished, stopped.steps) == (False, 1)
+
+
+def test_callbacks_are_asked_for_before_anything_is_made(recipe, data, tmp_path):
+    """With the rules of the run; what they refuse ends it, and a finished run asks for none."""
+    asked = []
+
+    def refuse(messages):
+        asked.append(messages.prompt("Who?"))
+        raise DataError("no")
+
+    recipe = dataclasses.replace(recipe, system_prompt="Be brief.", max_steps=1)
+    with pytest.raises(DataError, match="no"):
+        run(recipe, data, tmp_path / "run", callbacks=refuse)
+    assert asked == [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]]
+    assert not (tmp_path / "run").exists()
+
+    run(recipe, data, tmp_path / "run")
+    assert run(recipe, data, tmp_path / "run", callbacks=refuse).finished
+    assert len(asked) == 1
+
+
 def test_a_checkpoint_that_was_cut_short_is_not_gone_on_from(recipe, data, tmp_path):
     """The one before it is, and nothing of the torn one is left."""
     from ftdoctor.training.run_folder import COMPLETE
