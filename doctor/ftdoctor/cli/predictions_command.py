@@ -118,6 +118,9 @@ def _write(path: Path, jobs: Sequence[Job], source: str) -> None:
     from ftdoctor.errors import UsageError
     from ftdoctor_reports import predictions
 
+    file = Path(source.removeprefix("sqlite:///")).expanduser()
+    if file.exists() and path.exists() and file.samefile(path):
+        raise UsageError(f"The page {path} would replace the predictions themselves; name another file.")
     page = predictions.render(jobs, _called(source))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

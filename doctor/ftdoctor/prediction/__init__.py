@@ -2,7 +2,7 @@
 
 Nothing of the stack is imported before one of these names is asked for. Which file belongs to what:
 
-    generating  generator, decoding (one call of `generate`), prompts, failures (what is kept of an error)
+    generating  generator, decoding (one call of `generate`), prompts, bounds (what fits), failures
     state       undisturbed (everything is put back), precision, sharded
     training    callback, samples, reporters
     writing     writers (chosen by URL), rows, stored (rows as stores hold them); sqlite_writer, jsonl_writer

@@ -57,8 +57,8 @@ class PredictionsCallback(TrainerCallback):  # type: ignore[misc]
     nothing: evaluation on several sets calls it for each. The loss curve with it is the one without it, bit for bit.
 
     Attributes:
-        counts: what became of the predictions so far.
-        rows: the rows of this process's run so far.
+        counts: what became of the predictions of the run so far; each `train()` begins anew.
+        rows: the rows of the run so far, those of this process.
 
     Args:
         samples: rows to choose from, best as they are before tokenization: see `ftdoctor.prediction.samples`. None
@@ -97,34 +97,44 @@ class PredictionsCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.on = switched_on()
         _refuse_when(when)
-        if count < 1:
-            raise PredictionError(f"count is {count}; it must be at least 1.")
+        if not isinstance(count, int) or count < 1:
+            raise PredictionError(f"count is {count!r}; it must be a whole number, at least 1.")
+        if settings is not None and not isinstance(settings, GenerationSettings):
+            raise PredictionError(f"settings is a {type(settings).__name__}; give GenerationSettings(...).")
         self.when, self.strict = when, strict
         self.settings = settings or GenerationSettings()
-        self.counts, self.rows = PredictionCounts(), list[PredictionRow]()
         self.job = job or os.environ.get("JOB_ID", "")
         self.user = user or os.environ.get("JOB_USER_ID", "")
         self._source, self._choice = samples, (count, seed, indices)
         self._tokenizer, self._messages = tokenizer, messages
         given: Any = writer if isinstance(writer, (list, tuple)) else [writer] if writer is not None else []
-        self._targets, self._writers = list[Any](given), list[Writer]()
+        self._targets = list[Any](given)
+        _refuse_writers(self._targets)
+        self._begin()
+        if samples is not None and self.on:
+            choose(samples, *self._choice)  # what is wrong with them is told now, not after the first epoch
+
+    def _begin(self) -> None:
+        """Forget the run before: another trainer may have another tokenizer, evaluation set and folder."""
+        self._writers = list[Writer]()
+        self.counts, self.rows = PredictionCounts(), list[PredictionRow]()
         self._generator: PredictionGenerator | None = None
         self._samples: list[Sample] = []
         self._last_step: int | None = None
         self._told: set[str] = set()
-        if samples is not None and self.on:
-            choose(samples, *self._choice)  # what is wrong with them is told now, not after the first epoch
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Have samples and writers ready, so that what is wrong with them ends the run before it costs anything."""
-        self._last_step = None
+        self._begin()
         if not self.on:
             log.info("No sample predictions: %s is off.", SWITCH)
             return
         if self._source is not None:
             self._ready(kwargs.get("processing_class") or kwargs.get("tokenizer"), self._source)
         if state.is_world_process_zero:
-            self._open(args)
+            for writer in self._open(args):
+                # Nothing to write yet: what an earlier process has left is delivered, and a bad path told now.
+                self._keep(functools.partial(writer.write, ()))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Predict, where that is asked for at evaluations."""
@@ -150,15 +160,18 @@ class PredictionsCallback(TrainerCallback):  # type: ignore[misc]
         self._writers = []
         told = self.counts
         if not told.asked:
-            log.warning(
-                "No sample prediction was made in this run: when=%r never came; "
-                "the trainer's eval_strategy decides when it evaluates.",
-                self.when,
-            )
+            if "no samples" not in self._told:  # the warning that there were none has said why
+                said = "No sample prediction was made in this run: when=%r never came; %s."
+                log.warning(said, self.when, self._why())
             return
         ended = [f"{told.failed} failed"] + [f"{n} {word}" for word, n in _unwritten(told) if n]
         level = logging.WARNING if told.lost or told.refused or told.failed else logging.INFO
         log.log(level, "%s in %s: %s.", count(told.asked, "prediction"), seconds(told.seconds), ", ".join(ended))
+
+    def _why(self) -> str:
+        if self.when == "eval":
+            return "the trainer's eval_strategy decides when it evaluates"
+        return "the run ended before"
 
     def _predict(self, args: Any, state: Any, *, model: Any = None, **kwargs: Any) -> None:
         if not self.on or state.global_step == self._last_step or model is None:
@@ -185,10 +198,11 @@ class PredictionsCallback(TrainerCallback):  # type: ignore[misc]
         rows = self._source if self._source is not None else getattr(eval_dataloader, "dataset", None)
         try:
             return self._ready(kwargs.get("processing_class") or kwargs.get("tokenizer"), rows)
-        except PredictionError as error:
+        except Exception as error:  # a set of the user's own may raise anything
             if self.strict:
                 raise
-            self._warn("no samples", f"No sample predictions: {error}")
+            said = error if isinstance(error, PredictionError) else f"{type(error).__name__}: {error}"
+            self._warn("no samples", f"No sample predictions: {said}")
             return None
 
     def _ready(self, tokenizer: Any, rows: Any) -> PredictionGenerator:
@@ -268,8 +282,10 @@ class PredictionsCallback(TrainerCallback):  # type: ignore[misc]
             self.counts.lost += rows
             if self.strict:
                 raise
-            lost = f"{count(rows, 'row')} of predictions could not be written"
-            self._warn(f"lost {type(error).__name__}", f"{lost}: {error}")
+            lost = (
+                f"{count(rows, 'row')} of predictions could not be written" if rows else "Predictions cannot be written"
+            )
+            self._warn(f"{bool(rows)} {type(error).__name__}", f"{lost}: {error}")
             return
         told = self.counts
         told.written += delivery.written
@@ -289,6 +305,13 @@ def _refuse_when(when: Any) -> None:
     if (steps and when < 1) or (not steps and when not in PLACES):
         near = nearest(when, PLACES) if isinstance(when, str) else ""
         raise PredictionError(f"when is {when!r}{near}; it is 'eval', 'epoch', or a number of steps above 0.")
+
+
+def _refuse_writers(targets: Sequence[Any]) -> None:
+    for target in targets:
+        if not isinstance(target, (str, Path)) and not (hasattr(target, "write") and hasattr(target, "close")):
+            kind = type(target).__name__
+            raise PredictionError(f"writer is a {kind}; give a path, a URL, or what has write and close.")
 
 
 def switched_on() -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.errors import PredictionError
+from ftdoctor.prediction.bounds import Bounds, bounds_of
 from ftdoctor.wording import nearest
 
 if TYPE_CHECKING:
@@ -16,7 +18,15 @@ if TYPE_CHECKING:
     from ftdoctor.prediction.generator import GenerationSettings
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
-_OURS = ("max_new_tokens", "max_length", "max_time", "pad_token_id", "return_dict_in_generate", "num_return_sequences")
+_OURS = {
+    "max_new_tokens": "max_new_tokens",
+    "max_length": "max_new_tokens",
+    "max_time": "max_seconds",
+    "pad_token_id": "",
+    "return_dict_in_generate": "",
+    "num_return_sequences": "",
+}
+"""Settings that options may not have, with the field of GenerationSettings to use."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,7 @@ class Plan:
         config: transformers' GenerationConfig.
         ends: token ids that end a turn.
         pad: token id that fills rows.
-        positions: tokens for which the model has positions, or None.
+        bounds: what fits into the model.
         encoder_decoder: whether the prompt goes into an encoder, and comes not back with the answer.
         tokenizer: given to `generate` where a setting needs it (`stop_strings`).
     """
@@ -35,15 +45,9 @@ class Plan:
     config: Any
     ends: frozenset[int]
     pad: int
-    positions: int | None
+    bounds: Bounds
     encoder_decoder: bool
     tokenizer: Any
-
-    def room(self, new_tokens: int) -> int | None:
-        """Return how many tokens of a prompt the model has positions for, beside those it is to write."""
-        if self.positions is None:
-            return None
-        return self.positions if self.encoder_decoder else max(1, self.positions - new_tokens)
 
 
 @dataclass(frozen=True)
@@ -112,15 +116,17 @@ def settings_of(model: Any, tokenizer: Any, options: Mapping[str, Any], new_toke
     )
     config.update(**options)
     ends = _ends(config, tokenizer)
-    pad = next((t for t in (tokenizer.pad_token_id, config.pad_token_id, *sorted(ends)) if isinstance(t, int)), 0)
-    config.update(eos_token_id=sorted(ends) or None, pad_token_id=pad, max_new_tokens=new_tokens)
-    text = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    positions = getattr(text, "max_position_embeddings", None)
+    bounds = bounds_of(model, new_tokens)
+    # A pad token that was added to the tokenizer alone is one that the model cannot be shown.
+    known = bounds.vocabulary or math.inf
+    pads = (tokenizer.pad_token_id, config.pad_token_id, *sorted(ends))
+    pad = next((t for t in pads if isinstance(t, int) and 0 <= t < known), 0)
+    config.update(eos_token_id=sorted(ends) or None, pad_token_id=pad, max_new_tokens=bounds.new_tokens)
     return Plan(
         config=config,
         ends=ends,
         pad=pad,
-        positions=positions if isinstance(positions, int) and positions > 0 else None,
+        bounds=bounds,
         encoder_decoder=bool(getattr(model.config, "is_encoder_decoder", False)),
         tokenizer=tokenizer,
     )
@@ -139,7 +145,8 @@ def refuse_options(options: Mapping[str, Any]) -> None:
     known = [name for name in vars(GenerationConfig()) if not name.startswith("_")]
     for name in options:
         if name in _OURS:
-            raise PredictionError(f"options may not set {name}; GenerationSettings has a field of its own for it.")
+            instead = f"use {_OURS[name]} of GenerationSettings" if _OURS[name] else "the generator sets it itself"
+            raise PredictionError(f"options may not set {name}; {instead}.")
         if name not in known:
             raise PredictionError(f"transformers has no generation setting {name!r}{nearest(name, known)}.")
 
@@ -157,7 +164,6 @@ def run(
     prompts: Sequence[Sequence[int]],
     device: Any,
     limits: Limits,
-    settings: GenerationSettings,
     *,
     together: bool = False,
 ) -> list[GeneratedRow]:
@@ -169,7 +175,6 @@ def run(
         prompts: token ids, without padding.
         device: where the inputs go.
         limits: what is left of the call.
-        settings: what the user asked for.
         together: whether other processes generate with this one, each of which must go on until all are done.
     """
     import torch
@@ -186,7 +191,7 @@ def run(
         mask = [k + [1] * len(p) for p, k in zip(prompts, kept, strict=True)]
     config = copy.deepcopy(plan.config)
     config.update(
-        max_new_tokens=limits.new_tokens(len(prompts), settings.max_new_tokens),
+        max_new_tokens=limits.new_tokens(len(prompts), plan.bounds.new_tokens),
         max_time=max(limits.seconds(), 1e-3),
     )
     _use(model, config)

@@ -23,6 +23,8 @@ from ftdoctor.prediction.undisturbed import undisturbed
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ftdoctor.prediction.bounds import Bounds
+
 log = logging.getLogger("ftdoctor.prediction")
 
 
@@ -51,8 +53,8 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "batch_size", "max_seconds", "max_tokens"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise PredictionError(f"{name} is {value}; it must be above 0.")
+            if value is not None and not (isinstance(value, (int, float)) and value > 0):
+                raise PredictionError(f"{name} is {value!r}; it must be a number above 0.")
         precision.refuse_unknown(self.precision)
 
 
@@ -119,8 +121,10 @@ class PredictionGenerator:
             prompts: texts, lists of messages, lists of token ids, or mappings with `messages` and `tools`.
 
         Raises:
-            PredictionError: something in the model has moved its weights.
+            PredictionError: something in the model has moved its weights, or `prompts` is no list.
         """
+        if isinstance(prompts, (str, bytes)):
+            raise PredictionError("prompts is one text; give a list of them.")
         return _Call(self, model, prompts).made()
 
 
@@ -138,7 +142,7 @@ class _Call:
         settled = generator._settled.get(self.choice)
         if settled is not None:
             self.rungs = (settled, *(rung for rung in self.rungs if rung != settled))
-        self.works = False
+        self.works, self.exact = False, self.settings.exact
         self.limits = Limits(time.monotonic() + self.settings.max_seconds, self.settings.max_tokens)
         self.done: dict[int, Prediction] = {}
 
@@ -156,7 +160,8 @@ class _Call:
 
     def _generate(self, callee: Any) -> None:
         plan = settings_of(self.model, self.encoder.tokenizer, self.settings.options, self.settings.max_new_tokens)
-        waiting = deque(self._batches(self._encoded(plan.room(self.settings.max_new_tokens))))
+        self.exact = self.exact or not plan.bounds.padded
+        waiting = deque(self._batches(self._encoded(plan.bounds, plan.encoder_decoder)))
         while waiting:
             batch = waiting.popleft()
             reason = self.limits.reason(len(batch), self.settings, self._agree)
@@ -165,12 +170,14 @@ class _Call:
             else:
                 waiting.extendleft(reversed(self._batch(callee, plan, batch)))
 
-    def _encoded(self, room: int | None) -> list[tuple[int, Prompt]]:
+    def _encoded(self, bounds: Bounds, closed: bool) -> list[tuple[int, Prompt]]:
         """Return the prompts that can be shown to the model; the others are done, with their error."""
         encoded = []
         for index, prompt in enumerate(self.given):
             try:
-                encoded.append((index, self.encoder.encode(prompt, room)))
+                made = self.encoder.encode(prompt, bounds.room, closed=closed)
+                bounds.refuse_unknown(made.ids)
+                encoded.append((index, made))
             except Exception as error:  # noqa: BLE001 - a template or a row of the user's may raise anything
                 self._fail(index, Prompt((), ""), self._told(error, "none"))
         return encoded
@@ -182,7 +189,7 @@ class _Call:
         for item in ordered:
             last = batches[-1] if batches else None
             full = last is None or len(last) == self.settings.batch_size
-            if full or (self.settings.exact and last is not None and len(last[0][1].ids) != len(item[1].ids)):
+            if full or (self.exact and last is not None and len(last[0][1].ids) != len(item[1].ids)):
                 batches.append([])
             batches[-1].append(item)
         return batches
@@ -220,12 +227,13 @@ class _Call:
         import torch
 
         begun, together = time.monotonic(), self.sharding.processes > 1
-        told, other, rows = None, False, []
+        told, other, rows, texts = None, False, [], []
         try:
             torch.manual_seed(self.settings.seed)
             with rung.entered(self.device):
                 prompts = [p.ids for _, p in batch]
-                rows = run(callee, plan, prompts, self.device, self.limits, self.settings, together=together)
+                rows = run(callee, plan, prompts, self.device, self.limits, together=together)
+            texts = [decode(self.encoder.tokenizer, row.token_ids) for row in rows]
         except Exception as error:  # noqa: BLE001 - whatever a library raises belongs to the sample
             told = self._told(error, rung.name)
             # Mixed dtypes are a RuntimeError, in many words; too little memory is one that no precision cures.
@@ -238,11 +246,11 @@ class _Call:
             return told or self._elsewhere(rung.name), self._agree(other or told is None)
         seconds = (time.monotonic() - begun) / len(batch)
         self.limits.spend(sum(len(row.token_ids) for row in rows))
-        for (index, prompt), row in zip(batch, rows, strict=True):
+        for (index, prompt), row, text in zip(batch, rows, texts, strict=True):
             self.done[index] = Prediction(
                 index=index,
                 prompt=prompt.text,
-                text=decode(self.encoder.tokenizer, row.token_ids),
+                text=text,
                 token_ids=row.token_ids,
                 finish=row.finish,
                 seconds=seconds,

@@ -39,18 +39,20 @@ class Prompts:
         self.tokenizer = getattr(self._renderer, "tokenizer", self._renderer)
         self._options = dict(options or {})
 
-    def encode(self, prompt: Any, room: int | None) -> Prompt:
+    def encode(self, prompt: Any, room: int | None, *, closed: bool = False) -> Prompt:
         """Return one prompt in tokens.
 
         Args:
             prompt: a text; a list of messages, which ends with what is to be answered; or a list of token ids. A
                 mapping with `messages` and `tools` or `chat_template_kwargs` gives the template more.
             room: tokens for which the model has positions left; None where it has no limit.
+            closed: whether the end token that some tokenizers put behind a text stays there. It belongs there in an
+                encoder; a decoder would take the text for over, and its answer for the next one.
 
         Raises:
             PredictionError: it is empty, or none of these.
         """
-        ids = self._ids(prompt)
+        ids = self._ids(prompt, closed)
         if not ids:
             # A model needs a token to begin with, and the first of a text is what it has learned for that.
             begin = next((t for t in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) if t is not None), None)
@@ -61,7 +63,7 @@ class Prompts:
         kept = ids[clipped:]
         return Prompt(tuple(kept), self.tokenizer.decode(kept, skip_special_tokens=False), clipped)
 
-    def _ids(self, prompt: Any) -> list[int]:
+    def _ids(self, prompt: Any, closed: bool) -> list[int]:
         more = self._options
         if isinstance(prompt, Mapping):
             more = {**more, **(prompt.get("chat_template_kwargs") or {})}
@@ -71,7 +73,10 @@ class Prompts:
         if isinstance(prompt, str):
             bos = self.tokenizer.bos_token or ""
             plain = bool(bos) and prompt.startswith(bos)  # rendered already: a second one would be added
-            return list(self.tokenizer(prompt, add_special_tokens=not plain)["input_ids"])
+            ids = list(self.tokenizer(prompt, add_special_tokens=not plain)["input_ids"])
+            end, name = self.tokenizer.eos_token_id, self.tokenizer.eos_token or ""
+            put = end is not None and ids[-1:] == [end] and not prompt.endswith(name)
+            return ids[:-1] if put and not closed else ids
         if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
             raise PredictionError(f"a prompt is a text, a list of messages or of token ids, not {_kind(prompt)}.")
         if all(isinstance(token, int) for token in prompt):

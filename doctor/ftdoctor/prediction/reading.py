@@ -30,9 +30,12 @@ def read_predictions(source: str) -> list[PredictionRow]:
         source: path of a SQLite or JSON Lines file (known by its contents), `sqlite:///path`, or an SQLAlchemy URL.
 
     Raises:
-        PredictionError: there is no such file, it holds no predictions, or the database cannot be read.
+        PredictionError: there is no such file, it holds no predictions, the database cannot be read, or the source is
+            an HTTP API.
     """
     source = str(source)
+    if source == "http" or source.startswith(("http:", "https:")):
+        raise PredictionError("An HTTP API takes predictions and gives none back; give a file, or a database's URL.")
     if "://" in source and not source.startswith("sqlite:///"):
         from ftdoctor.prediction.database import read_database
 

@@ -40,6 +40,8 @@ def choose(rows: Any, count: int, seed: int, indices: Sequence[int] | None = Non
     Raises:
         PredictionError: the set is empty or a stream, or an index lies beyond it.
     """
+    if isinstance(rows, (str, bytes, Mapping)):
+        raise PredictionError(f"the set that predictions are made for is a {type(rows).__name__}; give a list of rows.")
     if not hasattr(rows, "__len__"):
         raise PredictionError("the set that predictions are made for is a stream without a length; give a list.")
     size = len(rows)
@@ -47,6 +49,8 @@ def choose(rows: Any, count: int, seed: int, indices: Sequence[int] | None = Non
         raise PredictionError("the set that predictions are made for is empty; give it rows.")
     if indices is None:
         return sorted(random.Random(seed).sample(range(size), min(count, size)))  # noqa: S311 - nothing is secret
+    if not isinstance(indices, Sequence) or not indices or not all(isinstance(i, int) for i in indices):
+        raise PredictionError(f"indices is {indices!r}; give a list of row numbers, at least one, or leave it out.")
     wrong = [i for i in indices if not -size <= i < size]
     if wrong:
         raise PredictionError(f"there is no row {wrong[0]} in the set that predictions are made for; it has {size}.")
@@ -93,9 +97,9 @@ def sample_of(row: Any, index: int, tokenizer: Any) -> Sample:
 
 
 def _chat(row: Mapping[str, Any], messages: Sequence[Any], index: int) -> Sample:
+    if not messages or isinstance(messages, str) or not all(isinstance(message, Mapping) for message in messages):
+        raise PredictionError(f"row {index} has no list of messages; {_WAY_OUT}.")
     places = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
-    if not messages:
-        raise PredictionError(f"row {index} has no messages; {_WAY_OUT}.")
     if not places or places[-1] < len(messages) - 1:  # it ends with what is to be answered
         return Sample(index, _with_tools(row, messages), None)
     last = places[-1]
@@ -111,8 +115,8 @@ def _with_tools(row: Mapping[str, Any], messages: Sequence[Any]) -> Any:
 
 def _text(truth: Any) -> str:
     """Return an answer as text: that of its messages, or the tool calls that stand for one."""
-    if isinstance(truth, str):
-        return truth
+    if not isinstance(truth, (list, tuple)):
+        return str(truth)
     return "\n".join(filter(None, (_said(message) for message in truth)))
 
 
@@ -129,6 +133,8 @@ def _tokenized(row: Mapping[str, Any], index: int, tokenizer: Any) -> Sample:
     """Split a row of tokens where the last run of scored ones begins."""
     ids = [int(token) for token in row["input_ids"]]
     scored = _scored(row, len(ids))
+    if len(scored) != len(ids):  # labels of an encoder-decoder are an answer of their own
+        raise PredictionError(f"row {index} has {len(ids)} tokens and {len(scored)} labels; {_WAY_OUT}.")
     places = [i for i, is_scored in enumerate(scored) if is_scored]
     begin = places[-1] if places else 0
     while begin and scored[begin - 1]:

@@ -74,9 +74,10 @@ def _attributes(module: Any, whole: bool) -> tuple[dict[str, Any], dict[str, Any
 
 def _put_back(module: Any, attributes: dict[str, Any], buffers: dict[str, Any], whole: bool) -> None:
     own = vars(module)
+    # Of a sharded model too: an adapter's wrapper gets a generation config of its own, beside that of the model.
+    for name in [n for n in own if n not in attributes and (n not in _PARTS if whole else n in _TOUCHED)]:
+        del own[name]
     if whole:
-        for name in [n for n in own if n not in attributes and n not in _PARTS]:
-            del own[name]
         module._buffers.clear()
         module._buffers.update(buffers)
     own.update(attributes)

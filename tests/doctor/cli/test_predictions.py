@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -114,6 +115,20 @@ def test_mistakes_are_one_sentence_and_status_2(predictions, options, sentence):
     done = predictions(COURSE, *options)
 
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"ftdoctor: {sentence}\n")
+
+
+@pytest.mark.parametrize("named", ["run.jsonl", "./run.jsonl", "link.jsonl"])
+def test_a_page_never_replaces_the_predictions(predictions, tmp_path, named):
+    """However the file is called."""
+    predictions(COURSE)
+    before = (tmp_path / "run.jsonl").read_bytes()
+    (tmp_path / "link.jsonl").symlink_to("run.jsonl")
+
+    done = predictions(COURSE, "--html", named)
+
+    assert done.returncode == 2
+    assert f"The page {Path(named)} would replace the predictions themselves; name another file." in done.stderr
+    assert (tmp_path / "run.jsonl").read_bytes() == before
 
 
 def test_all_failed_at_the_last_step_is_status_1(predictions, tmp_path):

@@ -67,7 +67,9 @@ def build(folder, kind, adapter, *callbacks):
         zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
         values["deepspeed"] = {"zero_optimization": zero, "train_micro_batch_size_per_gpu": 1}
     elif kind != "ddp":
-        values |= {"fsdp": True, "fsdp_config": {"version": 2 if kind == "fsdp2" else 1, **wraps}}
+        version = 2 if kind == "fsdp2" else 1
+        os.environ["FSDP_VERSION"] = str(version)  # where transformers 4 leaves it to accelerate
+        values |= {"fsdp": True, "fsdp_config": {"version": version, **wraps}}
     args = bench.arguments(**values)
     if kind.startswith("fsdp"):
         shard_on_a_cpu(args)

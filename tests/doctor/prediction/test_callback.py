@@ -8,7 +8,7 @@ import pytest
 
 from ftdoctor.bench.watch import copy_of, logged
 from ftdoctor.errors import PredictionError
-from ftdoctor.prediction import Delivery, GenerationSettings, PredictionsCallback, read_predictions
+from ftdoctor.prediction import Delivery, GenerationSettings, PredictionsCallback, open_writer, read_predictions
 
 pytestmark = [pytest.mark.stack, pytest.mark.filterwarnings("ignore")]
 
@@ -75,7 +75,7 @@ def train(make_bench):
             made,
             rows=rows,
             eval_dataset=bench.dataset(tokenizer, 4) if evaluate else None,
-            callbacks=[callback] if callback else [],
+            callbacks=callback if isinstance(callback, list) else [callback] if callback else [],
         )
         trainer.train()
         return trainer
@@ -184,6 +184,50 @@ def test_without_samples_the_evaluation_set_is_used(train, kept, make_bench, tra
         assert row.ground_truth == answer
 
 
+def test_what_an_earlier_process_has_left_is_delivered_when_a_run_begins(train, samples, api, make_row, monkeypatch):
+    """Not only at its first evaluation."""
+    monkeypatch.setenv("METRICS_API_URL", api.url)
+    api.script += [401]
+    left = open_writer("http")
+    assert left.write([make_row(step=7)]).waiting == 1
+
+    train(PredictionsCallback(samples, count=1, writer="http", settings=SETTINGS, job="job-1"), adapter="none")
+
+    assert api.steps == [7, 2, 4]
+    assert len(api.requests) == 4
+
+
+def test_each_run_of_a_callback_begins_anew(train, kept):
+    """With the tokenizer and the evaluation set of its own trainer, and with counts of its own."""
+    callback = PredictionsCallback(count=2, writer=kept, settings=SETTINGS)
+
+    for family, mark in (("llama", "<|start_header_id|>"), ("qwen3", "<|im_start|>")):
+        kept.rows.clear()
+        train(callback, family=family)
+        assert all(mark in row.prompt for row in kept.rows)
+        assert (callback.counts.asked, callback.counts.written, len(callback.rows)) == (4, 4, 4)
+
+
+def test_a_run_after_one_that_broke_off_writes_into_its_own_folder(train, samples, tmp_path):
+    """And not into that of the run before, which nobody has ended."""
+    from transformers import TrainerCallback
+
+    callback = PredictionsCallback(samples, count=1, when=2, settings=SETTINGS)
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    folders = [tmp_path / name for name in ("broken", "whole")]
+    with pytest.raises(KeyboardInterrupt):
+        train([callback, Stop()], evaluate=0, changes={"output_dir": str(folders[0])})
+    train(callback, evaluate=0, changes={"output_dir": str(folders[1])})
+
+    written = [[(r.job, r.step) for r in read_predictions(str(f / "predictions.db"))] for f in folders]
+    assert written == [[("broken", 2)], [("whole", 2), ("whole", 4)]]
+
+
 class TestFailures:
     """Never an empty table without a word."""
 
@@ -253,6 +297,7 @@ class TestFailures:
 
         assert kept.steps == [2, 2, 4, 4]
         assert callback.counts.lost == 4
+        assert "Predictions cannot be written: disk full" in caplog.text
         assert "2 rows of predictions could not be written: disk full" in caplog.text
 
     def test_a_run_in_which_none_was_due_says_so(self, train, samples, kept, caplog):
@@ -261,6 +306,24 @@ class TestFailures:
             train(PredictionsCallback(samples, writer=kept), evaluate=0)
 
         assert "No sample prediction was made in this run: when='eval' never came" in caplog.text
+
+    def test_a_set_that_cannot_be_read_does_not_end_a_run_that_has_begun(self, train, kept, caplog):
+        """Whatever it raises; and it is not said that there was no evaluation."""
+
+        class Torn(list):
+            def __getitem__(self, index):
+                raise OSError("the disk is gone")
+
+        callback = PredictionsCallback(writer=kept, when=2)
+        with caplog.at_level(logging.WARNING, "ftdoctor.prediction"):
+            trainer = train(evaluate=0)
+            trainer.add_callback(callback)
+            trainer.callback_handler.eval_dataloader = type("Loader", (), {"dataset": Torn("ab")})()
+            trainer.train()
+
+        assert trainer.state.global_step == 4
+        assert "No sample predictions: OSError: the disk is gone" in caplog.text
+        assert "never came" not in caplog.text
 
     def test_samples_without_a_prompt_end_the_run_before_it_begins(self, train, kept):
         """Rows that are given are looked at first."""
@@ -313,6 +376,11 @@ class TestSwitch:
         ({"when": 0}, "a number of steps above 0"),
         ({"when": True}, "a number of steps above 0"),
         ({"count": 0}, "at least 1"),
+        ({"count": "3"}, "count is '3'; it must be a whole number"),
+        ({"indices": []}, "at least one"),
+        ({"indices": 3}, "a list of row numbers"),
+        ({"settings": {"max_new_tokens": 4}}, "give GenerationSettings"),
+        ({"writer": 5}, "writer is a int; give a path, a URL"),
         ({"indices": [8]}, "there is no row 8 in the set that predictions are made for; it has 8"),
     ],
 )

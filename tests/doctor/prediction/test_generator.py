@@ -204,7 +204,7 @@ class TestLimits:
         assert "max_seconds" in made[-1].error.message
 
     @pytest.mark.parametrize("name", ["max_new_tokens", "batch_size", "max_seconds", "max_tokens"])
-    @pytest.mark.parametrize("value", [0, -1, math.nan])
+    @pytest.mark.parametrize("value", [0, -1, math.nan, "3"])
     def test_limits_that_make_no_sense_are_refused(self, name, value):
         """At once, by name."""
         with pytest.raises(PredictionError, match=name):
@@ -288,6 +288,28 @@ class TestFailures:
         if told:
             assert bad.text is None
             assert told in bad.error.message
+
+    def test_tokens_that_the_tokenizer_cannot_decode_cost_their_sample_alone(self, generate, model_and_tokenizer):
+        """As with sentencepiece, where the embeddings are padded beyond its vocabulary."""
+        _, tokenizer = model_and_tokenizer
+        bad = generate([[45, 46]])[0].token_ids
+
+        class Refusing(type(tokenizer)):
+            def decode(self, ids, skip_special_tokens=False, **more):
+                if skip_special_tokens and tuple(ids) == bad:
+                    raise IndexError("piece id is out of range")
+                return super().decode(ids, skip_special_tokens=skip_special_tokens, **more)
+
+        tokenizer.__class__ = Refusing
+        made = generate([[45, 46], [50, 51, 52], [60]])
+
+        assert [p.error and p.error.message for p in made] == ["piece id is out of range", None, None]
+        assert [p.finish == "error" for p in made] == [True, False, False]
+
+    def test_one_text_is_not_a_list_of_prompts(self, generate):
+        """Each of its letters would be one."""
+        with pytest.raises(PredictionError, match="give a list"):
+            generate("Who are you?")
 
     def test_an_empty_prompt_begins_with_the_first_token_of_a_text(self, generate, model_and_tokenizer):
         """Where the libraries raise an IndexError or a reshape error."""
@@ -411,7 +433,9 @@ def test_unknown_options_are_refused_when_they_are_given(make_bench):
 
     for options, told in (
         ({"temprature": 1.0}, "did you mean 'temperature'"),
-        ({"max_new_tokens": 4}, "field of its own"),
+        ({"max_new_tokens": 4}, "use max_new_tokens of GenerationSettings"),
+        ({"max_time": 4}, "use max_seconds of GenerationSettings"),
+        ({"num_return_sequences": 4}, "the generator sets it itself"),
     ):
         with pytest.raises(PredictionError, match=told):
             PredictionGenerator(tokenizer, GenerationSettings(options=options))

@@ -17,8 +17,9 @@ def names(model, asked="auto"):
 
 
 @pytest.fixture
-def prepared(make_bench):
+def prepared(make_bench, monkeypatch):
     """Return a function that builds a trainer around a model and returns both."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # transformers 4 leaves there what a run before had
 
     def make(mixed, **cell):
         bench = make_bench(mixed_precision=mixed, **cell)

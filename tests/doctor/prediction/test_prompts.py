@@ -55,6 +55,21 @@ def test_a_text_gets_the_first_token_once(tokenizer):
     assert prompts.encode("Who?", None).ids.count(tokenizer.bos_token_id) == 1
 
 
+def test_an_end_that_the_tokenizer_puts_behind_a_text_is_no_part_of_a_decoders_prompt(tokenizer):
+    """`add_eos_token=True` is usual in training scripts. What the text itself ends with stays, and an encoder's end."""
+    from tokenizers.processors import TemplateProcessing
+
+    begin, end = tokenizer.bos_token, tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A {end}", special_tokens=[(t, tokenizer.convert_tokens_to_ids(t)) for t in (begin, end)]
+    )
+    prompts = Prompts(tokenizer)
+
+    assert prompts.encode("The capital is", None).text == f"{begin}The capital is"
+    assert prompts.encode("The capital is", None, closed=True).text == f"{begin}The capital is{end}"
+    assert prompts.encode(f"{begin}The end{end}", None).text == f"{begin}The end{end}"
+
+
 def test_the_trainers_tokenizer_is_left_alone(tokenizer):
     """Its padding side, its truncation, and the state of its backend."""
     tokenizer.padding_side = "right"

@@ -158,6 +158,14 @@ def test_a_folder_is_no_file(tmp_path):
         read_predictions(str(tmp_path))
 
 
+@pytest.mark.parametrize("address", ["http", "https://ada:hunter2@metrics.example.com/v1"])
+def test_an_api_gives_nothing_back(address):
+    """And nobody is told to install a library for databases."""
+    with pytest.raises(PredictionError, match="An HTTP API takes predictions and gives none back") as caught:
+        read_predictions(address)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_another_programs_database_is_named(tmp_path):
     with sqlite3.connect(tmp_path / "p.db") as db:
         db.execute("CREATE TABLE cookies (x)")

@@ -54,7 +54,10 @@ def test_a_row_becomes_a_prompt_and_its_answer(row, prompt, truth):
         ({"text": "x", "label": 1}, "row 5 has only text, label; give PredictionsCallback rows with messages"),
         ({}, "row 5 has only nothing"),
         (7, "row 5 is a int"),
-        ({"messages": []}, "row 5 has no messages"),
+        ({"messages": []}, "row 5 has no list of messages"),
+        ({"messages": "Hello"}, "row 5 has no list of messages"),
+        ({"messages": ["Hello"]}, "row 5 has no list of messages"),
+        ({"input_ids": [1, 2, 3], "labels": [4]}, "row 5 has 3 tokens and 1 labels"),
         ({"messages": [ASSISTANT]}, "row 5 begins with its answer"),
         ({"conversations": [{"from": "alien", "value": "?"}]}, "row 5: turn 1 is from 'alien'"),
         ({"input_ids": [1, 2]}, "the tokens of row 5 are all scored"),
@@ -90,7 +93,7 @@ def test_indices_are_taken_as_they_are():
 
 @pytest.mark.parametrize(
     ("rows", "indices", "told"),
-    [([], None, "is empty"), (iter([1]), None, "a stream without a length"), ([1], [1], "no row 1"), ([1], [-2], "no row -2")],
+    [([], None, "is empty"), (iter([1]), None, "a stream without a length"), ([1], [1], "no row 1"), ([1], [-2], "no row -2"), ("rows.jsonl", None, "is a str; give a list of rows"), ({"prompt": [1]}, None, "is a dict")],
 )  # fmt: skip
 def test_sets_and_indices_that_cannot_be_are_refused(rows, indices, told):
     with pytest.raises(PredictionError, match=told):

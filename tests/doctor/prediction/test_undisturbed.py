@@ -143,6 +143,20 @@ def test_a_model_that_moves_its_weights_is_told_of(make_bench):
     handle.remove()
 
 
+def test_of_a_sharded_model_with_an_adapter_no_config_is_left_on_the_wrapper(make_bench):
+    """It would stand before that of the model at the user's next `generate`, with limits of ours."""
+    from ftdoctor.prediction import decoding
+
+    bench = make_bench(adapter="lora")
+    model = bench.trainable()
+    owners = [name for name, module in model.named_modules() if "generation_config" in vars(module)]
+
+    with undisturbed(model, whole=False):
+        decoding._use(model, decoding.settings_of(model, bench.tokenizer(), {}, 4).config)
+
+    assert owners == [name for name, module in model.named_modules() if "generation_config" in vars(module)]
+
+
 def test_of_a_sharded_model_modes_and_what_was_set_are_put_back(make_bench):
     """Attributes that its modules make at their first forward have to stay."""
     model = make_bench(adapter="none").trainable().train()
