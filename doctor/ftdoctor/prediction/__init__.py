@@ -2,11 +2,11 @@
 
 Nothing of the stack is imported before one of these names is asked for. Which file belongs to what:
 
-    generating  generator, decoding (one call of `generate`), prompts, bounds (what fits), failures
+    generating  generator, limits, decoding (one call of `generate`), prompts, bounds (what fits), failures
     state       undisturbed (everything is put back), precision, sharded
     training    callback, samples, reporters
     writing     writers (chosen by URL), rows, stored (rows as stores hold them); sqlite_writer, jsonl_writer
-    delivering  database, http_api, address, delivering (retries), spool
+    delivering  delivery (what writers promise), database, http_api, address, delivering (retries), spool
     reading     reading
 """
 
@@ -18,10 +18,12 @@ from ftdoctor.lazy import exports
 
 if TYPE_CHECKING:
     from ftdoctor.prediction.callback import PredictionsCallback
-    from ftdoctor.prediction.generator import GenerationSettings, Prediction, PredictionGenerator
+    from ftdoctor.prediction.delivery import Delivery, Writer
+    from ftdoctor.prediction.generator import Prediction, PredictionGenerator
+    from ftdoctor.prediction.limits import GenerationSettings
     from ftdoctor.prediction.reading import read_predictions
     from ftdoctor.prediction.rows import PredictionRow
-    from ftdoctor.prediction.writers import Delivery, Writer, deliver, open_writer
+    from ftdoctor.prediction.writers import deliver, open_writer
 
 __all__ = [
     "Delivery",
@@ -38,9 +40,11 @@ __all__ = [
 
 _HOMES = {
     "callback": ("PredictionsCallback",),
-    "generator": ("GenerationSettings", "Prediction", "PredictionGenerator"),
+    "delivery": ("Delivery", "Writer"),
+    "generator": ("Prediction", "PredictionGenerator"),
+    "limits": ("GenerationSettings",),
     "reading": ("read_predictions",),
     "rows": ("PredictionRow",),
-    "writers": ("Delivery", "Writer", "deliver", "open_writer"),
+    "writers": ("deliver", "open_writer"),
 }
 __getattr__ = exports(__name__, _HOMES, globals())

@@ -17,10 +17,12 @@ from transformers import TrainerCallback
 
 from ftdoctor.errors import PredictionError
 from ftdoctor.prediction import reporters, sharded
-from ftdoctor.prediction.generator import GenerationSettings, Prediction, PredictionGenerator
+from ftdoctor.prediction.delivery import Delivery, Writer
+from ftdoctor.prediction.generator import Prediction, PredictionGenerator
+from ftdoctor.prediction.limits import GenerationSettings
 from ftdoctor.prediction.rows import PredictionRow, new_id, now
 from ftdoctor.prediction.samples import Sample, choose, sample_of
-from ftdoctor.prediction.writers import Delivery, Writer, open_writer
+from ftdoctor.prediction.writers import open_writer
 from ftdoctor.training import rng
 from ftdoctor.wording import count, nearest, seconds
 
@@ -130,7 +132,10 @@ class PredictionsCallback(TrainerCallback):  # type: ignore[misc]
             log.info("No sample predictions: %s is off.", SWITCH)
             return
         if self._source is not None:
-            self._ready(kwargs.get("processing_class") or kwargs.get("tokenizer"), self._source)
+            generator = self._ready(kwargs.get("processing_class") or kwargs.get("tokenizer"), self._source)
+            unusable = generator.unusable([sample.prompt for sample in self._samples])
+            if len(unusable) == len(self._samples):
+                raise PredictionError(f"none of the samples can be shown to the model: {unusable[0]}")
         if state.is_world_process_zero:
             for writer in self._open(args):
                 # Nothing to write yet: what an earlier process has left is delivered, and a bad path told now.

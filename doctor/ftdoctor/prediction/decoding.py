@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,9 @@ from ftdoctor.prediction.bounds import Bounds, bounds_of
 from ftdoctor.wording import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from ftdoctor.prediction.generator import GenerationSettings
+    from ftdoctor.prediction.limits import Limits
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _OURS = {
@@ -56,39 +55,6 @@ class GeneratedRow:
 
     token_ids: tuple[int, ...]
     finish: str
-
-
-class Limits:
-    """What is left of the time and the tokens of a call.
-
-    Args:
-        deadline: on the clock of `time.monotonic`.
-        tokens: new tokens of the whole call, or None.
-    """
-
-    def __init__(self, deadline: float, tokens: int | None) -> None:
-        self.deadline, self.tokens = deadline, tokens
-
-    def reason(self, rows: int, settings: GenerationSettings, agree: Callable[[bool], bool]) -> str:
-        """Return why a batch of so many rows is not begun any more; empty where it is."""
-        if not agree(self.seconds() > 0):
-            return f"not generated: the {settings.max_seconds:g} s of this call (max_seconds) were over"
-        if self.new_tokens(rows, settings.max_new_tokens) < 1:
-            return f"not generated: the {settings.max_tokens} tokens of this call (max_tokens) were spent"
-        return ""
-
-    def seconds(self) -> float:
-        """Return the time that is left."""
-        return self.deadline - time.monotonic()
-
-    def new_tokens(self, rows: int, most: int) -> int:
-        """Return how many tokens each of so many rows may get."""
-        return most if self.tokens is None else min(most, self.tokens // rows)
-
-    def spend(self, tokens: int) -> None:
-        """Count new tokens."""
-        if self.tokens is not None:
-            self.tokens -= tokens
 
 
 def settings_of(model: Any, tokenizer: Any, options: Mapping[str, Any], new_tokens: int) -> Plan:

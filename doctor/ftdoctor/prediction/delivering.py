@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from ftdoctor.prediction.writers import Delivery
+from ftdoctor.prediction.delivery import Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,52 +10,23 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.errors import PredictionError
 from ftdoctor.prediction import precision, sharded
-from ftdoctor.prediction.decoding import Limits, decode, refuse_options, run, settings_of
+from ftdoctor.prediction.decoding import decode, refuse_options, run, settings_of
 from ftdoctor.prediction.failures import SampleError, sample_error
+from ftdoctor.prediction.limits import GenerationSettings, Limits
 from ftdoctor.prediction.prompts import Prompt, Prompts
 from ftdoctor.prediction.undisturbed import undisturbed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ftdoctor.prediction.bounds import Bounds
 
 log = logging.getLogger("ftdoctor.prediction")
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """How predictions are generated, and what they may cost."""
-
-    max_new_tokens: int = 128
-    """Limit of one prediction."""
-    batch_size: int = 16
-    max_seconds: float = 120.0
-    """Wall-clock limit of a call; it is looked at after each token. What is not done by then says so."""
-    max_tokens: int | None = None
-    """Limit of the new tokens of a call, all samples together; None for none but `max_new_tokens` of each."""
-    precision: str = "auto"
-    """`auto` (the trainer's own, see `ftdoctor.prediction.precision.rungs`), `none`, `bf16` or `fp16`."""
-    exact: bool = False
-    """Only prompts of equal length share a batch, so that none is padded: in half precision padding moves roundings."""
-    seed: int = 0
-    """Where `options` sample; the generators that training draws from are put back in any case."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Further settings of transformers' GenerationConfig: `{"do_sample": True, "temperature": 0.7}`."""
-    template: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of the chat template."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size", "max_seconds", "max_tokens"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and value > 0):
-                raise PredictionError(f"{name} is {value!r}; it must be a number above 0.")
-        precision.refuse_unknown(self.precision)
 
 
 @dataclass(frozen=True)
@@ -108,6 +79,16 @@ class PredictionGenerator:
         self.tokenizer = self._prompts.tokenizer
         self._settled: dict[tuple[precision.Rung, ...], precision.Rung] = {}
         refuse_options(self.settings.options)
+
+    def unusable(self, prompts: Sequence[Any]) -> list[str]:
+        """Return why prompts cannot be encoded, one sentence for each that cannot, without asking a model."""
+        told = []
+        for prompt in prompts:
+            try:
+                self._prompts.encode(prompt, None)
+            except Exception as error:  # noqa: BLE001 - a template may raise anything
+                told.append(str(error) if isinstance(error, PredictionError) else f"{type(error).__name__}: {error}")
+        return told
 
     def generate(self, model: Any, prompts: Sequence[Any]) -> list[Prediction]:
         """Return one prediction a prompt, in their order; a sample that fails costs no other.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftdoctor.errors import PredictionError
+from ftdoctor.prediction.delivery import Delivery
 from ftdoctor.prediction.stored import to_json
-from ftdoctor.prediction.writers import Delivery
 from ftdoctor.training import durable
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ftdoctor.errors import PredictionError
+from ftdoctor.prediction.delivery import Delivery
 from ftdoctor.prediction.rows import NAMES
 from ftdoctor.prediction.stored import EXACT, KINDS, OPTIONAL, to_record
-from ftdoctor.prediction.writers import Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -330,6 +330,16 @@ class TestFailures:
         with pytest.raises(PredictionError, match="row 0 has only text"):
             train(PredictionsCallback([{"text": "all of it"}], writer=kept))
 
+    def test_samples_of_which_none_can_be_shown_end_the_run_before_it_begins(self, train, samples, kept, make_bench):
+        """A tokenizer without a chat template, which would fail at every evaluation."""
+        tokenizer = make_bench().tokenizer()
+        tokenizer.chat_template = None
+
+        with pytest.raises(
+            PredictionError, match="none of the samples can be shown to the model: the tokenizer has no"
+        ):
+            train(PredictionsCallback(samples, writer=kept, tokenizer=tokenizer))
+
     def test_an_evaluation_set_without_a_prompt_is_told_and_does_not_end_a_run_that_has_begun(
         self, train, kept, caplog
     ):

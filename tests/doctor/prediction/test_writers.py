@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ftdoctor.errors import PredictionError
+from ftdoctor.prediction.delivery import Delivery
 from ftdoctor.prediction.jsonl_writer import JsonlWriter
 from ftdoctor.prediction.reading import read_predictions
 from ftdoctor.prediction.sqlite_writer import SqliteWriter
-from ftdoctor.prediction.writers import Delivery, deliver, open_writer
+from ftdoctor.prediction.writers import deliver, open_writer
 
 
 @pytest.mark.parametrize("name", ["p.db", "p.sqlite", "p.SQLITE3", "with:colon and @.db", "sqlite:///{}/p.db"])
