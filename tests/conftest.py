@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,60 @@ def with_template(bench_cache):
         return made
 
     return make
+
+
+@pytest.fixture(scope="session")
+def uv():
+    """Run uv and return what it prints; a keyword is a variable of its environment."""
+    own = Path(sys.executable).with_name("uv")
+    program = str(own) if own.exists() else shutil.which("uv") or "uv"
+    # uv does not read pip's own `find-links`.
+    asked = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
+    lines = [line.partition("=")[2].strip().strip("'\"") for line in asked.stdout.splitlines() if "find-links" in line]
+    links = ",".join(sorted({link for line in lines for link in line.split()}))
+    found = {"UV_FIND_LINKS": links} if links else {}
+
+    def call(*arguments, **environment):
+        done = subprocess.run(
+            [program, *arguments],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **found, **environment},
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return done.stdout
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def build(uv):
+    """Make a virtual environment of these requirements and return its Python."""
+    this = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+    def make(folder, *requirements, version=this):
+        uv("venv", "--quiet", "--no-python-downloads", "--python", version, str(folder))
+        python = str(folder / "bin" / "python")
+        uv("pip", "install", "--quiet", "--python", python, *requirements)
+        return python
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pins(uv):
+    """Return the requirements that give another environment the versions that these distributions have here.
+
+    Without the local part (`+cpu`), which no index has.
+    """
+
+    def frozen(*names):
+        lines = uv("pip", "freeze", "--python", sys.executable).splitlines()
+        return [line.partition("+")[0] for line in lines if line.partition("==")[0] in names]
+
+    return frozen
 
 
 @pytest.fixture

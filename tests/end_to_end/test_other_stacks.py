@@ -8,10 +8,7 @@ Each builds a virtual environment with uv from the package index, so they are ru
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,48 +30,14 @@ SUBJECTS = (
 )
 
 
-THIS = f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-
-def environment() -> dict[str, str]:
-    """Return the environment for uv, which does not read pip's own `find-links`."""
-    asked = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
-    ).stdout
-    lines = [line.partition("=")[2].strip().strip("'\"") for line in asked.splitlines() if "find-links" in line]
-    links = ",".join(sorted({link for line in lines for link in line.split()}))
-    return {**os.environ, "UV_FIND_LINKS": links} if links else dict(os.environ)
-
-
-def uv_program() -> str:
-    """Return the uv of this environment, or the one on the path."""
-    own = Path(sys.executable).parent / "uv"
-    return str(own) if own.exists() else shutil.which("uv") or "uv"
-
-
-def uv(*arguments: str) -> str:
-    """Run uv and return what it prints."""
-    done = subprocess.run([uv_program(), *arguments], capture_output=True, text=True, env=environment(), check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def build(folder: Path, *requirements: str, version: str = THIS) -> str:
-    """Make an environment of these requirements and return its Python."""
-    uv("venv", "--quiet", "--no-python-downloads", "--python", version, str(folder))
-    python = str(folder / "bin" / "python")
-    uv("pip", "install", "--quiet", "--python", python, *requirements)
-    return python
-
-
-def versions(python: str) -> dict[str, str]:
+def versions(uv, python: str) -> dict[str, str]:
     """Return the versions of what the user trains with."""
     listed = json.loads(uv("pip", "list", "--format", "json", "--python", python))
     return {entry["name"]: entry["version"] for entry in listed if entry["name"] in SUBJECTS}
 
 
 @pytest.fixture(scope="module")
-def older(tmp_path_factory):
+def older(tmp_path_factory, uv, build):
     """Return the Python of the stack of transformers 4.57.2 with this project, and its versions before and after."""
     python = build(
         tmp_path_factory.mktemp("older") / "venv",
@@ -84,9 +47,9 @@ def older(tmp_path_factory):
         "bitsandbytes==0.49.0",
         "trl==0.25.1",
     )
-    before = versions(python)
+    before = versions(uv, python)
     uv("pip", "install", "--quiet", "--python", python, str(PROJECT))
-    return python, before, versions(python)
+    return python, before, versions(uv, python)
 
 
 def test_the_tokenizer_fault_of_transformers_4_57_2_is_found(older, tmp_path):
@@ -140,7 +103,7 @@ def test_predictions_come_out_right_where_the_script_and_trl_0_25_fail(older, tm
     assert all(ok for _, _, ok in told)
 
 
-def test_a_library_that_no_longer_imports_is_one_finding(tmp_path):
+def test_a_library_that_no_longer_imports_is_one_finding(tmp_path, build):
     """peft 0.17.1 beside transformers 5: everything that needs peft fails, and one line of peft is named."""
     python = build(
         tmp_path / "venv", "torch==2.13.0", "transformers==5.23.0", "peft==0.17.1", "trl==1.16.0", str(PROJECT)
@@ -160,12 +123,11 @@ def test_a_library_that_no_longer_imports_is_one_finding(tmp_path):
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
-def test_without_a_stack_the_base_install_answers(tmp_path, version):
+def test_without_a_stack_the_base_install_answers(tmp_path, uv, build, version):
     """On every Python: env, list and explain work, and check says that nothing could be examined."""
-    found = subprocess.run(
-        [uv_program(), "python", "find", "--no-python-downloads", version], capture_output=True, check=False
-    )
-    if found.returncode:
+    try:
+        uv("python", "find", "--no-python-downloads", version)
+    except RuntimeError:
         pytest.skip(f"there is no Python {version} on this machine")
     python = build(tmp_path / "venv", str(PROJECT), version=version)
 

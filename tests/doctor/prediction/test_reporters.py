@@ -7,7 +7,6 @@ import html.parser
 import json
 import logging
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -102,19 +101,10 @@ def test_tensorboard_has_the_texts_as_they_are_in_the_file_of_the_trainer(run):
 
 
 @pytest.mark.other_stack
-def test_trackio_and_wandb_have_the_tables_in_the_runs_of_the_trainer(tmp_path):
+def test_trackio_and_wandb_have_the_tables_in_the_runs_of_the_trainer(tmp_path, build, pins):
     """In an environment of their own: trackio moves huggingface-hub beside older stacks, wandb is heavy."""
-    own = Path(sys.executable).with_name("uv")
-    uv = str(own) if own.exists() else shutil.which("uv") or "uv"
-    python = str(tmp_path / "venv" / "bin" / "python")
-    frozen = subprocess.run(
-        [uv, "pip", "freeze", "--python", sys.executable], capture_output=True, text=True, check=True
-    )
-    names = ("torch==", "transformers==", "accelerate==", "datasets==", "huggingface-hub==", "numpy==")
-    pins = [line for line in frozen.stdout.splitlines() if line.startswith(names)]
-    install = [uv, "pip", "install", "--quiet", "--python", python]
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(tmp_path / "venv")], check=True)
-    subprocess.run([*install, *pins, str(PROJECT), "trackio", "wandb"], check=True)
+    same = pins("torch", "transformers", "accelerate", "datasets", "huggingface-hub", "numpy")
+    python = build(tmp_path / "venv", *same, str(PROJECT), "trackio", "wandb")
 
     assert train(tmp_path, python, "trackio", "wandb") == {"taken": [["trackio", "wandb"]] * 4, "drawn": [False] * 4}
     check_trackio(tmp_path / "trackio")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -90,20 +89,11 @@ def test_a_process_of_its_own_has_a_whole_model():
 
 
 @pytest.mark.other_stack
-def test_zero_3_predicts_and_trains_on(tmp_path):
+def test_zero_3_predicts_and_trains_on(tmp_path, uv, build, pins):
     """As the others, with DeepSpeed, in an environment of its own."""
-    own = Path(sys.executable).with_name("uv")
-    uv = [str(own) if own.exists() else shutil.which("uv") or "uv"]
-    python = str(tmp_path / "venv" / "bin" / "python")
-    frozen = subprocess.run(
-        [*uv, "pip", "freeze", "--python", sys.executable], capture_output=True, text=True, check=True
-    )
-    names = ("torch==", "transformers==", "peft==", "accelerate==", "datasets==", "huggingface-hub==", "numpy==")
-    pins = [line for line in frozen.stdout.splitlines() if line.startswith(names)]
-    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, str(tmp_path / "venv")], check=True)
-    install = [*uv, "pip", "install", "--quiet", "--python", python]
-    subprocess.run([*install, *pins, str(PROJECT), "setuptools", "wheel", "ninja"], check=True)
-    environment = {**os.environ, "DS_BUILD_OPS": "0"}
-    subprocess.run([*install, "--no-build-isolation", "deepspeed"], check=True, env=environment)
+    same = pins("torch", "transformers", "peft", "accelerate", "datasets", "huggingface-hub", "numpy")
+    python = build(tmp_path / "venv", *same, str(PROJECT), "setuptools", "wheel", "ninja")
+    install = ("pip", "install", "--quiet", "--python", python, "--no-build-isolation", "deepspeed")
+    uv(*install, DS_BUILD_OPS="0")
 
     check(train(tmp_path, python, "deepspeed"), "deepspeed", ["deepspeed", 2])
