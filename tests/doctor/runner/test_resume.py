@@ -87,7 +87,10 @@ def alive(pid):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
 def test_an_interrupted_run_reports_what_it_has(unruly, ftdoctor, state_folder, tmp_path, number):
     """The verdict says that it was interrupted, the rest is skipped with that reason, and it can be resumed."""
+    # A shell makes what it starts in the background ignore Ctrl-C, and its children with it: these tests too, maybe.
+    before = signal.signal(number, signal.SIG_DFL)
     run = ftdoctor(*CHOICE, light=True, start=True, start_new_session=True)
+    signal.signal(number, before)
     wait_for(lambda: any(p.read_text().count('"result"') >= 2 for p in state_folder.glob("runs/*/*")))
     os.killpg(run.pid, number)
     out, _ = run.communicate(timeout=20)

@@ -7,5 +7,5 @@ from ftdoctor.probe import probe
 def slow(bench, check):
     import time
 
-    time.sleep(0.6)
+    time.sleep(0.3)
     check.equal("seed", bench.settings.seed, 0)
