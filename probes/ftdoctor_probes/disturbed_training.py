@@ -53,7 +53,7 @@ def disturbed_training(bench: Bench, check: Check) -> None:
     ours = runs.pop("ours")
     if isinstance(ours, Exception):
         raise ours
-    if not _has_library():
+    if not predicting.has_library():
         del runs["library"]
     exact = bench.device == "cpu"
     share = 0.0 if exact else relative_forward_error(alone.config, bench.dtype)
@@ -87,12 +87,6 @@ def _apart(measured: list[float], expected: list[float]) -> float:
     if len(measured) != len(expected):
         return float("inf")
     return max(abs(a - b) for a, b in zip(measured, expected, strict=True))
-
-
-def _has_library() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("trl") is not None
 
 
 class _Trained:

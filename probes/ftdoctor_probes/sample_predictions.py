@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ftdoctor.bench import layers, predicting, rounding, watch
+from ftdoctor.bench import layers, predicting, rounding, sampling, watch
 from ftdoctor.bench.packing import keep_unpacked
+from ftdoctor.bench.precision import unit_roundoff
+from ftdoctor.bench.sampling import AFTER, EVALUATION, STEP
 from ftdoctor.checks import attempt
 from ftdoctor.probe import probe
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from ftdoctor.patch import Patch
 
 SAMPLES = 3
-STEP, EVALUATION, AFTER = "on_step_end", "on_evaluate", "after training"
 
 
 @probe(
@@ -146,18 +147,13 @@ def _run(bench: Bench) -> dict[str, dict[str, Any]]:
     trainer = bench.trainer(
         model,
         tokenizer,
-        bench.arguments(max_steps=2, eval_strategy="steps", eval_steps=2, learning_rate=_rate(bench)),
+        bench.arguments(max_steps=2, eval_strategy="steps", eval_steps=2, learning_rate=sampling.learning_rate(bench)),
         eval_dataset=bench.dataset(tokenizer, 2),
         callbacks=[Sampler()],
     )
     trainer.train()
     take(AFTER, trainer.model)
     return seen
-
-
-def _rate(bench: Bench) -> float:
-    # LoRA's product of small matrices needs large steps to be seen; a full model would be ruined by them.
-    return 1e-3 if bench.cell["adapter"] == "none" else 1e-2
 
 
 def _judge(bench: Bench, trainer: Any, model: Any, made: _Made) -> None:
@@ -173,8 +169,6 @@ def _judge(bench: Bench, trainer: Any, model: Any, made: _Made) -> None:
         short, largest = predicting.shortfall(model, made.rows, bench.device)
     unit = rounding.coarsest(bench, model)
     if mixed:
-        from ftdoctor.bench.precision import unit_roundoff
-
         unit = max(unit, unit_roundoff(getattr(torch, made.precision)))
     bound, made.why = rounding.difference(model, largest, unit)
     made.short = short / (2 * bound)

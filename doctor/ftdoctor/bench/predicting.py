@@ -69,12 +69,17 @@ def in_a_batch(model: Any, tokenizer: Any, texts: Sequence[str], device: str, **
     return [Generated(tuple(p), _turn(row, tokenizer)) for p, row in zip(prompts, new, strict=True)]
 
 
+def has_library() -> bool:
+    """Return whether TRL is installed, whose callback stands beside."""
+    return importlib.util.find_spec("trl") is not None
+
+
 def library(trainer: Any, questions: Sequence[str]) -> Callable[[Any], list[Generated]] | None:
     """Return TRL's LogCompletionsCallback as a function of the trainer's state; None where TRL is not installed.
 
     It returns what `generate` gave inside of it, because the callback keeps texts only.
     """
-    if importlib.util.find_spec("trl") is None:
+    if not has_library():
         return None
     from datasets import Dataset
     from transformers import GenerationConfig

@@ -135,13 +135,11 @@ def sampled_run(bench: Bench, model: Any, **more: Any) -> SampledRun:
     inputs = decoding.prompt(tokenizer, bench.rows(1)[0][0], bench.device)
     samples = Samples(inputs, tokenizer.pad_token_id, lambda m: rounding.coarsest(bench, m))
     samples.take(BEFORE, watch.undisturbed(keep_unpacked(model)))
-    # LoRA's product of small matrices needs large steps to be seen; a full model would be ruined by them.
-    rate = 1e-3 if bench.cell["adapter"] == "none" else 1e-2
     before = _dtypes(model)
     trainer = bench.trainer(
         model,
         tokenizer,
-        bench.arguments(max_steps=2, eval_strategy="steps", eval_steps=2, learning_rate=rate),
+        bench.arguments(max_steps=2, eval_strategy="steps", eval_steps=2, learning_rate=learning_rate(bench)),
         eval_dataset=bench.dataset(tokenizer, 2),
         callbacks=[sampler(samples, lambda: trainer)],
         **more,
@@ -150,6 +148,14 @@ def sampled_run(bench: Bench, model: Any, **more: Any) -> SampledRun:
     trainer.train()
     samples.take(AFTER, trainer.model, trainer.accelerator.autocast)
     return SampledRun(samples, trainer, changed)
+
+
+def learning_rate(bench: Bench) -> float:
+    """Return a rate at which a few steps change what is generated.
+
+    LoRA's product of small matrices needs large steps to be seen; a full model would be ruined by them.
+    """
+    return 1e-3 if bench.cell["adapter"] == "none" else 1e-2
 
 
 def judge(check: Check, run: SampledRun) -> None:

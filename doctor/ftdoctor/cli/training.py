@@ -13,6 +13,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftdoctor.prediction import writers
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int, dict[str, float]], None]
 
-PREDICTIONS = "predictions.db"
 NEEDED = ("torch", "transformers", "peft", "trl", "datasets")
 
 
@@ -75,6 +76,7 @@ class Predictions:
 
     def __init__(self, plan: PredictionPlan, seed: int, dataset: Path, folder: Path) -> None:
         self.plan, self.seed, self.folder = plan, seed, folder
+        self.written_to = folder / writers.FILE
         self.files = (Path(plan.predict_on),) if plan.predict_on else ()
         self.source = self.files[0] if self.files else dataset
         self.off = False
@@ -102,7 +104,7 @@ class Predictions:
             [row if i in set(chosen) else None for i, row in enumerate(made)],
             when=self.plan.predict_every,
             indices=chosen,
-            writer=self.folder / PREDICTIONS,
+            writer=self.written_to,
             job=os.environ.get("JOB_ID") or self.folder.resolve().name,
         )
         return [self._callback]
@@ -111,15 +113,14 @@ class Predictions:
         """Return what became of them, in a line; nothing where a run has failed before the first."""
         if self.off:
             return "predictions: none, for FTDOCTOR_PREDICTIONS is off"
-        file = self.folder / PREDICTIONS
-        look = f"ftdoctor predictions {shlex.quote(str(file))}"
+        look = f"ftdoctor predictions {shlex.quote(str(self.written_to))}"
         counts = self._callback.counts if self._callback else None
         if counts and counts.asked:
             lost = f", {counts.lost} not written" if counts.lost else ""
             return f"predictions: {counts.asked - counts.failed} made, {counts.failed} failed{lost}; see: {look}"
         if outcome is None:
             return ""
-        before = f"; see those from before: {look}" if _holds_predictions(file) else ""
+        before = f"; see those from before: {look}" if _holds_predictions(self.written_to) else ""
         return f"predictions: none, for no step of this call was a multiple of {self.plan.predict_every}{before}"
 
 

@@ -22,7 +22,7 @@ from ftdoctor.prediction.generator import Prediction, PredictionGenerator
 from ftdoctor.prediction.limits import GenerationSettings
 from ftdoctor.prediction.rows import PredictionRow, new_id, now
 from ftdoctor.prediction.samples import Sample, choose, sample_of
-from ftdoctor.prediction.writers import open_writer
+from ftdoctor.prediction.writers import FILE, open_writer
 from ftdoctor.training import rng
 from ftdoctor.wording import count, nearest, seconds
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 SWITCH = "FTDOCTOR_PREDICTIONS"
 """Environment variable: `off` takes predictions out of a run without a change of its code."""
 PLACES = ("eval", "epoch")
-FILE = "predictions.db"
 log = logging.getLogger("ftdoctor.prediction")
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ftdoctor.prediction.delivering import SpoolingWriter
     from ftdoctor.prediction.delivery import Delivery, Writer
 
+FILE = "predictions.db"
+"""Where a run writes if nothing else is asked for, in its own folder."""
 SQLITE_ENDINGS = (".db", ".sqlite", ".sqlite3")
 JSONL_ENDINGS = (".jsonl", ".ndjson")
 DATABASES = ("sqlite", "postgresql", "mysql", "mariadb", "oracle", "mssql")
