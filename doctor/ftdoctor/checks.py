@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from ftdoctor.results import Beside, CheckRecord, Level
+from ftdoctor.results import Beside, CheckRecord, Curve, LabelMask, Level
 from ftdoctor.wording import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ftdoctor.results import Frame
 
 VALUE_LIMIT = 400
+CURVE_LIMIT = 200
+MASK_LIMIT = 400
 
 
 class SkipCell(Exception):  # noqa: N818 - it is not an error
@@ -34,13 +36,13 @@ class Check:
     Each returns whether the check holds.
 
     Args:
-        sink: is called with each record as soon as it is made.
+        sink: is called with each record, curve and label mask as soon as it is made.
         frame_of: returns the line of an `owner`, or None.
     """
 
     def __init__(
         self,
-        sink: Callable[[CheckRecord], None] = lambda _: None,
+        sink: Callable[[CheckRecord | Curve | LabelMask], None] = lambda _: None,
         frame_of: Callable[[Any], Frame | None] = lambda _: None,
     ) -> None:
         self.records: list[CheckRecord] = []
@@ -117,7 +119,8 @@ class Check:
         """Record that a number is finite and not above a bound."""
 
         def judge(value: float) -> _Verdict:
-            return _Verdict(math.isfinite(value) and value <= bound, float(value), f"at most {bound:.6g}")
+            ok = math.isfinite(value) and value <= bound
+            return _Verdict(ok, float(value), f"at most {bound:.6g}", value=float(value))
 
         return self._record(name, judge(measured), why, level, owner, _besides(judge, beside))
 
@@ -135,7 +138,8 @@ class Check:
         """Record that a number is finite and not below a bound."""
 
         def judge(value: float) -> _Verdict:
-            return _Verdict(math.isfinite(value) and value >= bound, float(value), f"at least {bound:.6g}")
+            ok = math.isfinite(value) and value >= bound
+            return _Verdict(ok, float(value), f"at least {bound:.6g}", value=float(value))
 
         return self._record(name, judge(measured), why, level, owner, _besides(judge, beside))
 
@@ -171,6 +175,27 @@ class Check:
         """Keep a value as evidence without judging it."""
         self._record(name, _Verdict(True, value, ""), "", Level.NOTE, None)
 
+    def curve(self, name: str, steps: Sequence[int], values: Sequence[Any], *, label: str = "", unit: str = "") -> None:
+        """Keep values over steps as evidence, for a plot; at most `CURVE_LIMIT` of them, evenly chosen."""
+        every = -(-len(steps) // CURVE_LIMIT) or 1
+        kept = [(int(s), _finite(float(v))) for s, v in list(zip(steps, values, strict=True))[::every]]
+        self._sink(Curve(name, tuple(s for s, _ in kept), tuple(v for _, v in kept), label, unit))
+
+    def label_mask(
+        self, name: str, tokens: Sequence[str], scored: Sequence[bool], expected: Sequence[bool] = ()
+    ) -> None:
+        """Keep as evidence which tokens of a row are scored, and which should be; the first `MASK_LIMIT` tokens."""
+        assert {len(scored), len(expected) or len(tokens)} == {len(tokens)}, "one mark a token"
+        cut = slice(MASK_LIMIT)
+        self._sink(
+            LabelMask(
+                name,
+                tuple(shorten(str(t), 80) for t in tokens[cut]),
+                tuple(bool(s) for s in scored[cut]),
+                tuple(bool(e) for e in expected[cut]),
+            )
+        )
+
     def skip(self, reason: str) -> NoReturn:
         """End the probe: its promise cannot be put to the test here, for this reason."""
         raise SkipCell(reason)
@@ -194,6 +219,8 @@ class Check:
             level=level,
             owner=self._frame_of(owner) if owner is not None else None,
             beside=beside,
+            value=_finite(verdict.value),
+            allowed=_finite(verdict.allowed),
         )
         self.records.append(record)
         self._sink(record)
@@ -213,6 +240,8 @@ class _Verdict(NamedTuple):
     measured: Any
     expected: Any
     tolerance: str = ""
+    value: float | None = None
+    allowed: float | None = None
 
 
 def _besides(judge: Callable[[Any], _Verdict], beside: Mapping[str, Any] | None) -> tuple[Beside, ...]:
@@ -240,18 +269,24 @@ def _close(a: list[float], b: list[float], rtol: float, atol: float) -> _Verdict
         if abs(x - y) > worst:
             worst, where = abs(x - y), i
         ok = ok and excess <= 0
+    allowed = atol + rtol * abs(b[where]) if b else None
     if len(a) == 1:
-        return _Verdict(ok, a[0], b[0], tolerance)
+        return _Verdict(ok, a[0], b[0], tolerance, a[0], allowed)
     shown = f"largest difference {worst:.3g} of {len(a)} values"
     if not ok:
         shown += f" (at {where}: {a[where]:.6g} against {b[where]:.6g})"
-    return _Verdict(ok, shown, "the same values", tolerance)
+    return _Verdict(ok, shown, "the same values", tolerance, worst, allowed)
 
 
 def _show(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return shorten(value if isinstance(value, str) else repr(value), VALUE_LIMIT)
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a number that JSON can hold, or None."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _numbers(value: Any) -> list[float]:

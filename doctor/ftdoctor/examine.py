@@ -132,6 +132,7 @@ def examine(prepared: Prepared, listen: Callable[[CellResult], None] = lambda _:
         findings=found,
         skipped=tuple(_skipped(prepared.planned, results)),
         areas={name: probe.area for name, probe in prepared.request.probes.items()},
+        promises={name: probe.promise for name, probe in prepared.request.probes.items()},
         notes=tuple(_unseen(prepared.request.accept, prepared.planned, found)) if not interrupted else (),
     )
 

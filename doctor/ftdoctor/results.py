@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from ftdoctor.cells import Cell
 from ftdoctor.errors import FtdoctorError
 
-SCHEMA = "ftdoctor/1"
+SCHEMA = "ftdoctor/2"
 
 
 class Outcome(str, enum.Enum):
@@ -87,6 +87,38 @@ class CheckRecord:
     """The code whose promise was measured, where the probe can name it."""
     beside: tuple[Beside, ...] = ()
     """Other ways of doing the same; evidence only, they decide nothing."""
+    value: float | None = None
+    """What was measured as a number, where it is one and finite: of several values the largest difference."""
+    allowed: float | None = None
+    """How far `value` may lie from what was expected, where the tolerance is a number."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over the steps of a training or a generation; evidence only."""
+
+    name: str
+    """What was measured, in the words of a title: `loss`, `gradient norm`. Curves of one name share a plot."""
+    steps: tuple[int, ...]
+    values: tuple[float | None, ...]
+    """One a step; None where it was not finite."""
+    label: str = ""
+    """Which of the curves of this name it is, empty where there is one."""
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class LabelMask:
+    """The tokens of a row, and which of them the loss scores; evidence only."""
+
+    name: str
+    """Which row, and who made the labels."""
+    tokens: tuple[str, ...]
+    """Each token as text."""
+    scored: tuple[bool, ...]
+    """One a token: whether its label is scored."""
+    expected: tuple[bool, ...] = ()
+    """One a token: whether it should be; empty where nothing was expected."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +149,8 @@ class CellResult:
     output: str = ""
     """The end of what the cell printed, where it did not pass."""
     seconds: float = 0.0
+    curves: tuple[Curve, ...] = ()
+    label_masks: tuple[LabelMask, ...] = ()
 
     @property
     def failed_checks(self) -> tuple[CheckRecord, ...]:
@@ -178,6 +212,40 @@ class Skipped:
     reason: str
 
 
+CONTROL = "without a fault"
+"""What stands in place of a fault where a cell was examined as it is."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A probe in a cell with one fault in the stack, or without one."""
+
+    probe: str
+    fault: str
+    """Name of the fault, or `without a fault`."""
+    cell: Cell
+    verdict: str
+    """`caught`, `missed`, `clean`, `red without a fault` or `skipped`."""
+    detail: str = ""
+    checks: tuple[str, ...] = ()
+    """Names of the checks that were judged, notes left out."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the probe did what it must."""
+        return self.verdict in ("caught", "clean", "skipped")
+
+
+@dataclass(frozen=True)
+class Redaction:
+    """What was taken out of a run before anything of it was written."""
+
+    done: bool
+    """False where the user asked for none, and in what was written before there was any."""
+    removed: Mapping[str, int] = field(default_factory=dict)
+    """Kind of what was taken out to the number of places at which it stood."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A whole run: the one truth behind every report."""
@@ -203,6 +271,17 @@ class Run:
     areas: Mapping[str, str] = field(default_factory=dict)
     """Probe to the area it belongs to."""
     notes: tuple[str, ...] = ()
+    promises: Mapping[str, str] = field(default_factory=dict)
+    """Probe to its promise, a sentence."""
+    installed: Mapping[str, str] = field(default_factory=dict)
+    """Distribution to version of what the stack depends on, the stack itself left out."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """The environment variables that steer the stack."""
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    """What was asked of the run, by the command line and the configuration file."""
+    selftest: tuple[Trial, ...] = ()
+    """Whether the probes catch the faults that were put into the stack; empty where that was not tried."""
+    redaction: Redaction = Redaction(done=False)
 
 
 Record = TypeVar("Record")

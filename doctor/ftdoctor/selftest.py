@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ftdoctor.cells import Cell
 from ftdoctor.diagnosis.findings import failures, summary
 from ftdoctor.examine import Prepared, Request, cache_folder, make_pool, make_tasks, prepare, settings_of
-from ftdoctor.results import CellResult, Level, Outcome
+from ftdoctor.results import CONTROL, CellResult, Level, Outcome, Trial
 from ftdoctor.runner.plan import Here, Planned, why_not
 
 if TYPE_CHECKING:
@@ -16,28 +16,6 @@ if TYPE_CHECKING:
 
     from ftdoctor.cells import Axis
     from ftdoctor.probe import Fault, Probe
-
-CONTROL = "without a fault"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A probe in a cell with one fault in the stack, or without one."""
-
-    probe: str
-    fault: str
-    """Name of the fault, or `without a fault`."""
-    cell: Cell
-    verdict: str
-    """`caught`, `missed`, `clean`, `red without a fault` or `skipped`."""
-    detail: str = ""
-    checks: tuple[str, ...] = ()
-    """Names of the checks that were judged, notes left out."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the probe did what it must."""
-        return self.verdict in ("caught", "clean", "skipped")
 
 
 def trials(request: Request, listen: Callable[[Trial], None] = lambda _: None) -> list[Trial]:

@@ -12,6 +12,8 @@ from ftdoctor.wording import count, seconds
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from ftdoctor.cells import Cell
+
 WAYS = {"naive": "naive script", "library": "installed library", "ours": "ftdoctor"}
 """The ways of doing the same thing that stand beside each other, with their heads."""
 
@@ -37,6 +39,11 @@ def by_area(run: Run) -> dict[str, list[CellResult]]:
     for result in run.results:
         areas.setdefault(run.areas.get(result.probe, "other"), []).append(result)
     return areas
+
+
+def place(probe: str, cell: Cell) -> str:
+    """Return the id under which a cell stands in every page, the same in each run: `probe:axis=value,axis=value`."""
+    return f"{probe}:{','.join(f'{axis}={value}' for axis, value in cell.items)}"
 
 
 def examined(run: Run) -> int:

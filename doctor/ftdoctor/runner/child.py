@@ -1,6 +1,7 @@
 """Inside the process that examines one cell: build the bench, run the probe, send what it measured.
 
-Everything is sent as lines of JSON over a pipe: `{"check": ...}` as each check is recorded, then `{"end": ...}`.
+Everything is sent as lines of JSON over a pipe: `{"check": ...}` as each check is recorded (`curve`, `label_mask` for
+the other evidence), then `{"end": ...}`.
 A process that dies before its end has still handed over the evidence it had.
 """
 
@@ -21,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from ftdoctor.diagnosis.owner import frame_of, frames_of
 from ftdoctor.registry import probe_of
-from ftdoctor.results import CheckRecord, Level, Outcome, Raised, decode, encode
+from ftdoctor.results import CheckRecord, Curve, LabelMask, Level, Outcome, Raised, decode, encode
 from ftdoctor.runner import processes
-from ftdoctor.runner.task import Task
+from ftdoctor.runner.task import KINDS, Task
 from ftdoctor.wording import shorten
 
 if TYPE_CHECKING:
@@ -96,9 +97,10 @@ def _verdict(task: Task, folder: Path, send: Callable[[dict[str, Any]], None]) -
 
     records: list[CheckRecord] = []
 
-    def sink(record: CheckRecord) -> None:
-        records.append(record)
-        send({"check": encode(record)})
+    def sink(record: CheckRecord | Curve | LabelMask) -> None:
+        if isinstance(record, CheckRecord):
+            records.append(record)
+        send({KINDS[type(record)]: encode(record)})
 
     try:
         seed_everything(task.settings.seed)

@@ -18,9 +18,9 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ftdoctor.results import CellResult, CheckRecord, Outcome, decode, encode
+from ftdoctor.results import CellResult, CheckRecord, Curve, LabelMask, Outcome, decode, encode
 from ftdoctor.runner import processes
-from ftdoctor.runner.task import Task
+from ftdoctor.runner.task import KINDS, Task
 from ftdoctor.wording import shorten
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ CANARY_SECONDS = float(os.environ.get("FTDOCTOR_CANARY_SECONDS", "20"))
 HEAD = 16 * 1024
 TAIL = 48 * 1024
 OUTPUT_KEPT = 8_000
+EVIDENCE: dict[str, type] = {"checks": CheckRecord, "curves": Curve, "label_masks": LabelMask}
+"""Fields of a result to the evidence that stands in them."""
+SENT: dict[str, type] = {name: kind for kind, name in KINDS.items()}
 CHILD = "from ftdoctor.runner.child import main; main()"
 
 
@@ -246,7 +249,10 @@ class Host:
 
 def verdict(run: Running, status: int, seconds: float) -> CellResult:
     """Make the result of a cell out of its exit status and what it sent; anything not understood is a crash."""
-    checks, end, garbage = _understand(run, bytes(run.evidence))
+    sent, end, garbage = _understand(run, bytes(run.evidence))
+    evidence: dict[str, Any] = {
+        field: tuple(r for r in sent if isinstance(r, kind)) for field, kind in EVIDENCE.items()
+    }
     reason = run.ended_because
     if not reason and garbage:
         reason = "returned garbage instead of a verdict"
@@ -259,28 +265,28 @@ def verdict(run: Running, status: int, seconds: float) -> CellResult:
             cell=run.task.cell,
             outcome=Outcome.CRASHED,
             reason=reason,
-            checks=checks,
             output=output,
             seconds=round(seconds, 4),
+            **evidence,
         )
-    return replace(end, checks=checks, output=output if end.outcome.is_red else "")
+    return replace(end, output=output if end.outcome.is_red else "", **evidence)
 
 
-def _understand(run: Running, data: bytes) -> tuple[tuple[CheckRecord, ...], CellResult | None, bool]:
-    """Parse what a cell sent; return its checks, its end, and whether anything was not of the protocol."""
-    checks: list[CheckRecord] = []
+def _understand(run: Running, data: bytes) -> tuple[list[Any], CellResult | None, bool]:
+    """Parse what a cell sent; return its evidence, its end, and whether anything was not of the protocol."""
+    sent: list[Any] = []
     end: CellResult | None = None
     about = {"probe": run.task.probe, "cell": run.task.cell.asdict()}
     for line in data.splitlines():
         try:
-            message = json.loads(line)
-            if "check" in message:
-                checks.append(decode(CheckRecord, message["check"]))
+            ((name, content),) = json.loads(line).items()
+            if name == "end":
+                end = decode(CellResult, {**content, **about})
             else:
-                end = decode(CellResult, {**message["end"], **about})
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return tuple(checks), None, True
-    return tuple(checks), end, False
+                sent.append(decode(SENT[name], content))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return sent, None, True
+    return sent, end, False
 
 
 def _end_of(status: int) -> str:

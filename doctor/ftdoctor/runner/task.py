@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ftdoctor.cells import Cell
+from ftdoctor.results import CheckRecord, Curve, LabelMask
 from ftdoctor.settings import Settings
+
+KINDS: dict[type, str] = {CheckRecord: "check", Curve: "curve", LabelMask: "label_mask"}
+"""Under which name each kind of evidence is sent back."""
 
 
 @dataclass(frozen=True)
