@@ -38,16 +38,19 @@ class Check:
     Args:
         sink: is called with each record, curve and label mask as soon as it is made.
         frame_of: returns the line of an `owner`, or None.
+        scrub: takes secrets out of a text, before it is cut.
     """
 
     def __init__(
         self,
         sink: Callable[[CheckRecord | Curve | LabelMask], None] = lambda _: None,
         frame_of: Callable[[Any], Frame | None] = lambda _: None,
+        scrub: Callable[[str], str] = str,
     ) -> None:
         self.records: list[CheckRecord] = []
         self._sink = sink
         self._frame_of = frame_of
+        self._scrub = scrub
 
     def that(
         self,
@@ -79,7 +82,7 @@ class Check:
         def judge(value: Any) -> _Verdict:
             return _Verdict(bool(value == expected), value, expected)
 
-        return self._record(name, judge(measured), why, level, owner, _besides(judge, beside))
+        return self._record(name, judge(measured), why, level, owner, self._besides(judge, beside))
 
     def close(
         self,
@@ -103,7 +106,7 @@ class Check:
         def judge(value: Any) -> _Verdict:
             return _close(_numbers(value), _numbers(expected), rtol, atol)
 
-        return self._record(name, judge(measured), why, level, owner, _besides(judge, beside))
+        return self._record(name, judge(measured), why, level, owner, self._besides(judge, beside))
 
     def at_most(
         self,
@@ -122,7 +125,7 @@ class Check:
             ok = math.isfinite(value) and value <= bound
             return _Verdict(ok, float(value), f"at most {bound:.6g}", value=float(value))
 
-        return self._record(name, judge(measured), why, level, owner, _besides(judge, beside))
+        return self._record(name, judge(measured), why, level, owner, self._besides(judge, beside))
 
     def at_least(
         self,
@@ -141,7 +144,7 @@ class Check:
             ok = math.isfinite(value) and value >= bound
             return _Verdict(ok, float(value), f"at least {bound:.6g}", value=float(value))
 
-        return self._record(name, judge(measured), why, level, owner, _besides(judge, beside))
+        return self._record(name, judge(measured), why, level, owner, self._besides(judge, beside))
 
     def finite(self, name: str, value: Any, *, why: str = "", level: Level = Level.FAIL, owner: Any = None) -> bool:
         """Record that every number in a value (number, nested list, tensor) is finite."""
@@ -178,7 +181,7 @@ class Check:
     def curve(self, name: str, steps: Sequence[int], values: Sequence[Any], *, label: str = "", unit: str = "") -> None:
         """Keep values over steps as evidence, for a plot; at most `CURVE_LIMIT` of them, evenly chosen."""
         every = -(-len(steps) // CURVE_LIMIT) or 1
-        kept = [(int(s), _finite(float(v))) for s, v in list(zip(steps, values, strict=True))[::every]]
+        kept = [(int(s), _finite(float(f"{float(v):.6g}"))) for s, v in list(zip(steps, values, strict=True))[::every]]
         self._sink(Curve(name, tuple(s for s, _ in kept), tuple(v for _, v in kept), label, unit))
 
     def label_mask(
@@ -190,7 +193,7 @@ class Check:
         self._sink(
             LabelMask(
                 name,
-                tuple(shorten(str(t), 80) for t in tokens[cut]),
+                tuple(shorten(self._scrub(str(t)), 80) for t in tokens[cut]),
                 tuple(bool(s) for s in scored[cut]),
                 tuple(bool(e) for e in expected[cut]),
             )
@@ -212,8 +215,8 @@ class Check:
         record = CheckRecord(
             name=name,
             ok=verdict.ok,
-            measured=_show(verdict.measured),
-            expected=_show(verdict.expected) if verdict.expected != "" else "",
+            measured=self._show(verdict.measured),
+            expected=self._show(verdict.expected) if verdict.expected != "" else "",
             tolerance=verdict.tolerance,
             why=why,
             level=level,
@@ -225,6 +228,22 @@ class Check:
         self.records.append(record)
         self._sink(record)
         return verdict.ok
+
+    def _besides(self, judge: Callable[[Any], _Verdict], beside: Mapping[str, Any] | None) -> tuple[Beside, ...]:
+        """Judge other ways by the same comparison; an exception never holds."""
+        found = []
+        for way, value in (beside or {}).items():
+            if isinstance(value, BaseException):
+                found.append(Beside(way, False, self._show(f"{type(value).__name__}: {value}")))
+            else:
+                verdict = judge(value)
+                found.append(Beside(way, verdict.ok, self._show(verdict.measured)))
+        return tuple(found)
+
+    def _show(self, value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.6g}"
+        return shorten(self._scrub(value if isinstance(value, str) else repr(value)), VALUE_LIMIT)
 
 
 def attempt(call: Callable[[], Any]) -> Any:
@@ -242,18 +261,6 @@ class _Verdict(NamedTuple):
     tolerance: str = ""
     value: float | None = None
     allowed: float | None = None
-
-
-def _besides(judge: Callable[[Any], _Verdict], beside: Mapping[str, Any] | None) -> tuple[Beside, ...]:
-    """Judge other ways by the same comparison; an exception never holds."""
-    found = []
-    for way, value in (beside or {}).items():
-        if isinstance(value, BaseException):
-            found.append(Beside(way, False, shorten(f"{type(value).__name__}: {value}", VALUE_LIMIT)))
-        else:
-            verdict = judge(value)
-            found.append(Beside(way, verdict.ok, _show(verdict.measured)))
-    return tuple(found)
 
 
 def _close(a: list[float], b: list[float], rtol: float, atol: float) -> _Verdict:
@@ -276,12 +283,6 @@ def _close(a: list[float], b: list[float], rtol: float, atol: float) -> _Verdict
     if not ok:
         shown += f" (at {where}: {a[where]:.6g} against {b[where]:.6g})"
     return _Verdict(ok, shown, "the same values", tolerance, worst, allowed)
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return shorten(value if isinstance(value, str) else repr(value), VALUE_LIMIT)
 
 
 def _finite(value: float | None) -> float | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ftdoctor.bench import masks
 from ftdoctor.bench.rows import messages
 from ftdoctor.probe import probe
 
@@ -49,6 +50,7 @@ def completion_masking(bench: Bench, check: Check) -> None:
         batches.append({k: v.cpu() for k, v in next(iter(trainer.get_train_dataloader())).items()})
         owner = type(trainer.data_collator)
     found = [row for batch in batches for row in sorted(_read(tokenizer, batch))]
+    _show(check, tokenizer, batches, wanted)
     check.equal(
         "text of the rows",
         [row.whole for row in found],
@@ -84,6 +86,16 @@ def completion_masking(bench: Bench, check: Check) -> None:
         why=f"{sum(int((b['attention_mask'] == 0).sum()) for b in batches)} positions are padding",
         owner=owner,
     )
+
+
+def _show(check: Check, tokenizer: Any, batches: list[dict[str, Any]], wanted: list[_Row]) -> None:
+    """Keep the first row of each batch as evidence."""
+    scored = {row.whole: row.scored for row in wanted}
+    for number, batch in enumerate(batches, start=1):
+        seen = batch["attention_mask"][0] == 1
+        ids, labels = batch["input_ids"][0][seen].tolist(), batch["labels"][0][seen].tolist()
+        should = scored.get(tokenizer.decode(ids).strip(), ())
+        masks.record(check, tokenizer, f"first row of batch {number}", ids, labels, should)
 
 
 def _pipelines(bench: Bench, check: Check, tokenizer: Any) -> list[tuple[Any, list[_Row]]]:

@@ -55,6 +55,10 @@ def disturbed_training(bench: Bench, check: Check) -> None:
         raise ours
     if not predicting.has_library():
         del runs["library"]
+    for label, run in (("without predictions", alone), ("ours", ours), *runs.items()):
+        if not isinstance(run, Exception):
+            steps = range(1, len(run.losses) + 1)
+            check.curve("loss", steps, run.losses, label=label, unit="nats a token")
     exact = bench.device == "cpu"
     share = 0.0 if exact else relative_forward_error(alone.config, bench.dtype)
     why = "one thread on a CPU repeats to the bit; elsewhere sums change their order"

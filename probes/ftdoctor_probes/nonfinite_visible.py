@@ -52,8 +52,10 @@ def nonfinite_visible(bench: Bench, check: Check) -> None:
         [],
         owner=Trainer.log,
     )
+    _draw(check, "healthy", healthy)
     for source, (number, step) in SOURCES.items():
         spoilt, _ = _log(bench, data, source=source, number=number)
+        _draw(check, f"{number} in the {source} at step {BAD}", spoilt)
         check.equal(
             f"first step with a trace of {number} in the {source}",
             next((s for s, n in spoilt.items() if not all(map(math.isfinite, n.values()))), None),
@@ -72,6 +74,11 @@ def nonfinite_visible(bench: Bench, check: Check) -> None:
             )
     hidden, _ = _log(bench, data, source="weights", number=math.nan, logging_nan_inf_filter=True)
     check.note("log with the default filter of a run with NaN weights", hidden)
+
+
+def _draw(check: Check, label: str, log: dict[int, dict[str, float]]) -> None:
+    for name, key in (("logged loss", "loss"), ("logged gradient norm", "grad_norm")):
+        check.curve(name, list(log), [numbers[key] for numbers in log.values()], label=label)
 
 
 def _log(

@@ -56,6 +56,7 @@ def sample_predictions(bench: Bench, check: Check) -> None:
         owner=PredictionGenerator.generate,
         beside=_beside(seen, "failed"),
     )
+    _draw(check, seen)
     for made in ours.values():
         for error in made.errors:
             check.note("error", error)
@@ -76,6 +77,16 @@ def sample_predictions(bench: Bench, check: Check) -> None:
             why="the trainer's own, under which the model is trained and evaluated",
             owner=PredictionGenerator.generate,
         )
+
+
+def _draw(check: Check, seen: dict[str, dict[str, Any]]) -> None:
+    """Keep how many predictions came out, place by place; an exception is none."""
+    for way in ("ours", "naive", "library"):
+        made = {i: ways[way] for i, ways in enumerate(seen.values(), start=1) if way in ways}
+        counts = [0 if isinstance(m, Exception) else SAMPLES - m.failed for m in made.values()]
+        if counts:
+            places = ", ".join(seen)
+            check.curve(f"predictions that came out ({places})", list(made), counts, label=way, unit=f"of {SAMPLES}")
 
 
 class _Made:

@@ -16,6 +16,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ftdoctor.bench import masks
 from ftdoctor.bench.reference import loss_error, mean_loss
 from ftdoctor.bench.rows import messages
 from ftdoctor.bench.watch import undisturbed
@@ -35,6 +36,7 @@ JOINED = ("Say o", "ne")
 """The tokenizers of the bench have a token for the `on` of `one`."""
 LONG = ("What do bees make? " * 8, "Honey.")
 LIMIT = 40
+LABELLED = {"ours": "this component labels it", "naive": "a script labels it", "library": "TRL labels it"}
 
 
 class Row(NamedTuple):
@@ -71,6 +73,10 @@ def scored_tokens(bench: Bench, check: Check) -> None:
         answers,
         "what the chat template adds to each prompt when it renders the answer",
     )
+    for way, encode in ways.items():
+        row = attempt(partial(encode, marked, chat, None))
+        if not isinstance(row, Exception):
+            masks.record(check, marked, f"a chat as {LABELLED[way]}", row.ids, row.labels, answers)
     compare(
         "scored text without marks in the template",
         lambda encode: _scored(unmarked, encode(unmarked, chat, None)),

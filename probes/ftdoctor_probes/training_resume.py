@@ -44,6 +44,9 @@ def training_resume(bench: Bench, check: Check) -> None:
 
     whole, saved = _run(bench, None)
     resumed, restored = _run(bench, Path(whole.args.output_dir) / f"checkpoint-{SAVED}")
+    for label, trainer in (("uninterrupted", whole), (f"resumed after step {SAVED}", resumed)):
+        losses = watch.logged(trainer, "loss")
+        check.curve("loss", list(losses), list(losses.values()), label=label, unit="nats a token")
     _check_restored(check, saved, restored, resumed.model)
     bound, why = _bound(bench, whole)
     for name, key, scale in (("losses", "loss", saved.loss), ("learning rates", "learning_rate", RATE)):

@@ -134,6 +134,9 @@ def _check_loss(check: Check, trainer: Any) -> None:
         owner=Trainer.train,
     )
     check.note("loss by step", losses)
+    for name, key, unit in (("loss", "loss", "nats a token"), ("gradient norm", "grad_norm", "")):
+        log = watch.logged(trainer, key)
+        check.curve(name, list(log), list(log.values()), unit=unit)
 
 
 def _adapter(model: Any) -> set[str]:

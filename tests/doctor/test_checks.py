@@ -8,7 +8,7 @@ import pytest
 
 from ftdoctor.checks import Check, SkipCell, attempt
 from ftdoctor.diagnosis.owner import frame_of
-from ftdoctor.results import Level
+from ftdoctor.results import Curve, LabelMask, Level
 
 
 @pytest.fixture
@@ -150,3 +150,43 @@ def test_each_comparison_judges_other_ways(check, judge, good, bad):
 def test_attempt_returns_what_the_call_returns():
     """Only an exception takes its place."""
     assert attempt(lambda: 5) == 5
+
+
+def test_numbers_are_kept_beside_their_text(check):
+    """So that two runs can be compared: the number, and how far it may lie from what was expected."""
+    check.close("scalar", 1.5, 1.0, atol=0.5, rtol=0.25, why="-")
+    check.close("vector", [1.0, 2.0, 8.0], [1.0, 2.5, 8.1], atol=0.1, rtol=0.1, why="-")
+    check.close("endless", math.inf, 1.0, atol=1.0, why="-")
+    check.close("uneven", [1.0], [1.0, 2.0], atol=1.0, why="-")
+    check.at_most("bound", 3, 4, why="-")
+    check.equal("text", "a", "a")
+
+    assert [(r.value, r.allowed) for r in check.records] == [
+        (1.5, 0.75), (0.5, 0.35), (None, 1.0), (None, None), (3.0, None), (None, None),
+    ]  # fmt: skip
+
+
+def test_a_curve_is_evidence_and_never_judged():
+    """What is not finite is a gap; a long one is thinned out, its numbers are rounded."""
+    sent = []
+    check = Check(sent.append)
+    check.curve("loss", [1, 2, 3], [2.0, math.nan, 1 / 3], label="ours", unit="nats a token")
+    check.curve("norm", range(1000), [0.5] * 1000)
+
+    assert sent[0] == Curve("loss", (1, 2, 3), (2.0, None, 0.333333), "ours", "nats a token")
+    assert sent[1].steps == tuple(range(0, 1000, 5))
+    assert check.records == []
+
+
+def test_a_label_mask_is_evidence_with_one_mark_a_token():
+    """Long rows and long tokens are cut."""
+    sent = []
+    check = Check(sent.append)
+    check.label_mask("row", ["a", "b" * 500], [False, True], [True, True])
+    check.label_mask("long", ["a"] * 500, [True] * 500)
+
+    assert sent[0] == LabelMask("row", ("a", "b" * 38 + "..." + "b" * 39), (False, True), (True, True))
+    assert (len(sent[1].tokens), len(sent[1].scored), sent[1].expected) == (400, 400, ())
+    with pytest.raises(AssertionError):
+        check.label_mask("uneven", ["a"], [True, False])
+    assert check.records == []
