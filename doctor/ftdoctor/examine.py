@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import ftdoctor_matrix as matrix
 from ftdoctor import __version__, machine
-from ftdoctor.diagnosis.findings import findings
-from ftdoctor.errors import JournalError, UsageError
-from ftdoctor.results import SCHEMA, CellResult, Finding, Outcome, Run, Skipped, encode
+from ftdoctor.errors import FtdoctorError, JournalError, UsageError
+from ftdoctor.gather import gather
+from ftdoctor.results import CellResult, Isolation, Run, encode
 from ftdoctor.runner.journal import NAME, Journal, fingerprint, new_run_folder
 from ftdoctor.runner.plan import Choice, Here, Planned, plan
 from ftdoctor.runner.pool import Pool
@@ -25,6 +25,7 @@ from ftdoctor.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from ftdoctor.config import Accepted
     from ftdoctor.probe import Probe
@@ -63,6 +64,9 @@ class Prepared:
     stack: Mapping[str, str]
     planned: Sequence[Planned]
     jobs: int
+    journal: Journal | None = None
+    """Where results are kept as they arrive; None for a run that nothing is kept of."""
+    notes: tuple[str, ...] = ()
 
     @property
     def to_run(self) -> list[Planned]:
@@ -92,56 +96,97 @@ def prepare(request: Request) -> Prepared:
     return Prepared(request, facts, stack, plan(choice, Here.of(facts, stack)), jobs)
 
 
-def examine(prepared: Prepared, listen: Callable[[CellResult], None] = lambda _: None) -> Run:
+def keep_journal(prepared: Prepared) -> Prepared:
+    """Return the same with the journal in which its results are kept: a new one, or the one that is resumed.
+
+    Where none can be written (a full disk, a home that is read-only) the run goes on without, and says so.
+
+    Raises:
+        JournalError: the journal to resume is of another stack, machine or choice of cells.
+    """
+    request = prepared.request
+    mark = _fingerprint(prepared)
+    if request.resume is not None:
+        if request.resume.header()["fingerprint"] != mark:
+            raise JournalError(
+                f"The run in {request.resume.path} was of another stack, machine or choice of cells; "
+                "start a new one with `ftdoctor check`."
+            )
+        return replace(prepared, journal=request.resume)
+    try:
+        journal = Journal(new_run_folder() / NAME)
+        journal.begin(
+            {
+                "fingerprint": mark,
+                "ftdoctor": __version__,
+                "started": _now().isoformat(timespec="seconds"),
+                "stack": prepared.stack,
+                "probes": list(request.probes),
+                "profile": request.profile,
+                "selection": request.selection,
+                "model": request.model,
+                "trust_remote_code": request.trust_remote_code,
+            }
+        )
+    except (FtdoctorError, OSError) as error:
+        return replace(prepared, notes=(*prepared.notes, f"this run cannot be resumed: {_why(error)}"))
+    return replace(prepared, journal=journal)
+
+
+def examine(
+    prepared: Prepared,
+    listen: Callable[[CellResult], None] = lambda _: None,
+    running: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Run:
     """Run what was prepared; call `listen` with each result as it arrives.
 
-    Ctrl-C ends the cells; the run that is returned then holds what there was and says that it was interrupted.
+    A KeyboardInterrupt ends the cells; the run that is returned then holds what there was and says that it was
+    interrupted. It is taken as that where `running` is entered.
     """
-    started, clock = datetime.datetime.now(datetime.timezone.utc), time.monotonic()
-    interrupted = False
+    started, clock = _now(), time.monotonic()
+    journal, lost, interrupted = prepared.journal, "", False
+    done = journal.results() if journal else {}
     with cache_folder() as cache:
-        settings = settings_of(prepared.request, cache)
-        journal = _journal(prepared, settings)
-        done = journal.results()
-        tasks = make_tasks(prepared, settings, done)
+        tasks = make_tasks(prepared, settings_of(prepared.request, cache), done)
         pool = make_pool(prepared, cache)
         try:
-            for _, result in pool.run(tasks):
-                journal.add(result)
-                done[result.probe, result.cell] = result
-                listen(result)
+            with running():
+                for _, result in pool.run(tasks):
+                    done[result.probe, result.cell] = result
+                    if journal and not lost:
+                        lost = _keep(journal, result)
+                    listen(result)
         except KeyboardInterrupt:
             interrupted = True
         isolation = pool.isolation
-    results = tuple(_in_order(prepared.planned, done))
-    found = findings(results, prepared.request.probes, prepared.request.accept, started.date(), prepared.request.model)
-    return Run(
-        schema=SCHEMA,
-        ftdoctor=__version__,
-        outcome=outcome(results, any(not f.accepted for f in found)),
-        interrupted=interrupted,
-        started=started.isoformat(timespec="seconds"),
-        seconds=round(time.monotonic() - clock, 1),
-        profile=prepared.request.profile,
-        model=prepared.request.model,
-        machine=prepared.machine,
-        stack=prepared.stack,
-        isolation=isolation,
-        planned=len(prepared.planned),
-        results=results,
-        findings=found,
-        skipped=tuple(_skipped(prepared.planned, results)),
-        areas={name: probe.area for name, probe in prepared.request.probes.items()},
-        promises={name: probe.promise for name, probe in prepared.request.probes.items()},
-        notes=tuple(_unseen(prepared.request.accept, prepared.planned, found)) if not interrupted else (),
-    )
+    made = gather(prepared, done, started, isolation, interrupted)
+    return replace(made, seconds=round(time.monotonic() - clock, 1), notes=(*made.notes, *([lost] if lost else ())))
 
 
-def outcome(results: Sequence[CellResult], unaccepted: bool) -> str:
-    """Return `findings`, `healthy`, or `unexamined` where no promise was put to the test."""
-    if unaccepted:
-        return "findings"
-    return "healthy" if any(r.outcome.is_examined for r in results) else "unexamined"
+def recover(prepared: Prepared) -> Run:
+    """Return the run of a journal as far as it came, without running anything: one that was killed."""
+    assert prepared.journal is not None
+    started = datetime.datetime.fromisoformat(prepared.journal.header()["started"])
+    done = prepared.journal.results()
+    made = gather(prepared, done, started, Isolation("unknown", "the run was killed"), len(done) < len(prepared.to_run))
+    return replace(made, seconds=round(sum(r.seconds for r in done.values()) / prepared.jobs, 1))
+
+
+def _keep(journal: Journal, result: CellResult) -> str:
+    """Write a result down; return a note where that fails, for a full disk is no reason to lose the run."""
+    try:
+        journal.add(result)
+    except OSError as error:
+        return f"this run cannot be resumed: its journal could not be written on ({_why(error)})"
+    return ""
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
 
 
 def settings_of(request: Request, cache: Path) -> Settings:
@@ -205,55 +250,8 @@ def cache_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _journal(prepared: Prepared, settings: Settings) -> Journal:
-    """Return the journal to write to: a new one, or the one to resume if it fits this stack and plan."""
+def _fingerprint(prepared: Prepared) -> str:
+    """Return the mark of this plan on this stack, which runs must share to be one."""
+    settings = settings_of(prepared.request, Path())
     asked = {k: v for k, v in encode(settings).items() if k != "cache"}
-    mark = fingerprint(prepared.planned, prepared.stack, asked)
-    if prepared.request.resume is not None:
-        if prepared.request.resume.header()["fingerprint"] != mark:
-            raise JournalError(
-                f"The run in {prepared.request.resume.path} was of another stack, machine or choice of cells; "
-                "start a new one with `ftdoctor check`."
-            )
-        return prepared.request.resume
-    journal = Journal(new_run_folder() / NAME)
-    request = prepared.request
-    journal.begin(
-        {
-            "fingerprint": mark,
-            "ftdoctor": __version__,
-            "stack": prepared.stack,
-            "probes": list(request.probes),
-            "profile": request.profile,
-            "selection": request.selection,
-            "model": request.model,
-            "trust_remote_code": request.trust_remote_code,
-        }
-    )
-    return journal
-
-
-def _in_order(planned: Sequence[Planned], done: Mapping[tuple[str, Any], CellResult]) -> Iterator[CellResult]:
-    for item in planned:
-        if item.skip:
-            yield CellResult(item.probe, item.cell, Outcome.SKIPPED, reason=item.skip)
-        elif (item.probe, item.cell) in done:
-            yield done[item.probe, item.cell]
-
-
-def _skipped(planned: Sequence[Planned], results: Sequence[CellResult]) -> Iterator[Skipped]:
-    known = {(r.probe, r.cell): r for r in results}
-    for item in planned:
-        result = known.get((item.probe, item.cell))
-        if result is None:
-            yield Skipped(item.probe, item.cell, "the run was interrupted before this cell")
-        elif result.outcome is Outcome.SKIPPED:
-            yield Skipped(item.probe, item.cell, result.reason)
-
-
-def _unseen(accept: Sequence[Accepted], planned: Sequence[Planned], found: Sequence[Finding]) -> Iterator[str]:
-    """Yield a note for each accepted finding whose cells ran without showing it: it may be gone."""
-    for entry in accept:
-        ran = any(entry.concerns(p.probe, p.cell) for p in planned if not p.skip)
-        if ran and not any(f.probe == entry.probe and f.accepted == entry.reason for f in found):
-            yield f"the accepted finding of {entry.probe} was not seen: {entry.reason}"
+    return fingerprint(prepared.planned, prepared.stack, asked)

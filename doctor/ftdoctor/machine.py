@@ -48,6 +48,38 @@ def stack(order: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
+def dependencies(order: tuple[str, ...]) -> dict[str, str]:
+    """Return the installed version of everything on which the stack depends, by name, the stack itself left out.
+
+    Other distributions of the environment are not named: they are nobody's business.
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
+    found: dict[str, str] = {}
+    waiting = [*order]
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found[name] = distribution.version
+        for line in distribution.requires or ():
+            with contextlib.suppress(InvalidRequirement):
+                needed = Requirement(line)
+                if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                    waiting.append(needed.name)
+    return {name: found[name] for name in sorted(found) if name not in order}
+
+
+def environment(prefixes: tuple[str, ...]) -> dict[str, str]:
+    """Return the environment variables whose names begin like these: those that steer the stack."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
+
+
 def headline(facts: Mapping[str, Any]) -> str:
     """Return the machine in a few words: `Linux x86_64 · 2 cores · no GPU ...`."""
     seen = facts["gpus"]

@@ -1,13 +1,16 @@
 """What a run found: plain frozen records, complete at birth, that know no library and no colour.
 
 Every record is turned into JSON by `encode` and read back by `decode`; that JSON is the one truth from
-which each report is rendered.
+which each report is rendered. A change of these records is a change of `SCHEMA`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import json
+import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -288,7 +291,7 @@ Record = TypeVar("Record")
 
 
 def encode(value: Any) -> Any:
-    """Turn a record into what `json.dumps` takes; a cell becomes a mapping of axis to value."""
+    """Turn a record into what JSON can hold: a cell is a mapping of axis to value, what is not finite is a text."""
     if isinstance(value, Cell):
         return value.asdict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -299,7 +302,15 @@ def encode(value: Any) -> Any:
         return {str(k): encode(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [encode(v) for v in value]
-    return value
+    endless = isinstance(value, float) and not math.isfinite(value)
+    return str(value) if endless else value
+
+
+def dumps(value: Any, **form: Any) -> str:
+    """Return a record as JSON text that every encoding of Unicode can hold; `form` is handed to `json.dumps`."""
+    text = json.dumps(encode(value), ensure_ascii=False, **form)
+    # Halves of pairs come from file names that are not UTF-8; JSON has a way to write them, UTF-8 has none.
+    return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 def decode(kind: type[Record], data: Any) -> Record:

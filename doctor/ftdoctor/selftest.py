@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,15 @@ from ftdoctor.diagnosis.findings import failures, summary
 from ftdoctor.examine import Prepared, Request, cache_folder, make_pool, make_tasks, prepare, settings_of
 from ftdoctor.results import CONTROL, CellResult, Level, Outcome, Trial
 from ftdoctor.runner.plan import Here, Planned, why_not
+from ftdoctor.wording import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from ftdoctor.cells import Axis
     from ftdoctor.probe import Fault, Probe
+    from ftdoctor.results import Run
 
 
 def trials(request: Request, listen: Callable[[Trial], None] = lambda _: None) -> list[Trial]:
@@ -39,6 +43,32 @@ def trials(request: Request, listen: Callable[[Trial], None] = lambda _: None) -
         ran.append(trial)
     order = {name: i for i, name in enumerate(request.probes)}
     return sorted([*skipped, *ran], key=lambda t: (order[t.probe], t.fault == CONTROL, t.fault, t.cell))
+
+
+def add_selftest(
+    run: Run,
+    request: Request,
+    listen: Callable[[Trial], None] = lambda _: None,
+    running: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Run:
+    """Return a run with the selftest of its probes, as far as it came before a KeyboardInterrupt.
+
+    What the run says of the stack stays as it is; a fault that was missed is a note in it.
+    """
+    met: list[Trial] = []
+
+    def hear(trial: Trial) -> None:
+        met.append(trial)
+        listen(trial)
+
+    try:
+        with running():
+            found = trials(request, hear)
+    except KeyboardInterrupt:
+        return replace(run, selftest=tuple(met), interrupted=True)
+    bad = [t for t in found if not t.ok]
+    told = f"{count(len(bad), 'trial')} of the selftest went wrong: what the probes concerned say is not proven here"
+    return replace(run, selftest=tuple(found), notes=(*run.notes, *([told] if bad else ())))
 
 
 def judge(fault: Fault | None, result: CellResult) -> tuple[str, str]:

@@ -8,7 +8,19 @@ import pytest
 
 from ftdoctor.cells import Cell
 from ftdoctor.errors import FtdoctorError
-from ftdoctor.results import CellResult, CheckRecord, Frame, Level, Outcome, Raised, decode, encode
+from ftdoctor.results import (
+    CellResult,
+    CheckRecord,
+    Curve,
+    Frame,
+    LabelMask,
+    Level,
+    Outcome,
+    Raised,
+    decode,
+    dumps,
+    encode,
+)
 
 RESULT = CellResult(
     probe="tokenizer-reload",
@@ -21,6 +33,8 @@ RESULT = CellResult(
     raised=Raised("ValueError", "no", "Traceback ...", "KeyError: 1", (Frame("", "", "x.py", 1),)),
     warnings=("UserWarning: x",),
     seconds=1.5,
+    curves=(Curve("loss", (1, 2), (2.5, None), "ours", "nats a token"),),
+    label_masks=(LabelMask("row", ("a", "b"), (False, True), (True, True)),),
 )
 
 
@@ -46,3 +60,17 @@ def test_only_failures_and_crashes_are_red_and_only_skips_are_unexamined():
     assert [o for o in Outcome if o.is_red] == [Outcome.FAILED, Outcome.CRASHED]
     assert [o for o in Outcome if not o.is_examined] == [Outcome.SKIPPED]
     assert [c.name for c in RESULT.failed_checks] == ["ids"]
+
+
+def test_text_that_no_encoding_takes_is_still_json():
+    """A file name that is not UTF-8 stands in an exception as half of a pair."""
+    made = CellResult("a", Cell(), Outcome.PASSED, reason="\udcff é \ud83d")
+    text = dumps(made)
+
+    assert decode(CellResult, json.loads(text.encode("utf-8"))) == made
+    assert "é" in text
+
+
+def test_numbers_that_json_lacks_become_text():
+    """In what was asked of a run, where anything may stand."""
+    assert json.loads(dumps({"timeout": float("inf"), "bound": 1.5}, allow_nan=False)) == {"timeout": "inf", "bound": 1.5}
