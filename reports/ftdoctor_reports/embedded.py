@@ -9,7 +9,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.errors import FtdoctorError
-from ftdoctor.results import encode
+from ftdoctor.results import dumps
 
 if TYPE_CHECKING:
     from ftdoctor.results import Run
@@ -25,8 +25,8 @@ _BLOCK = re.compile(f'<script[^>]*id="{ID}"[^>]*>([A-Za-z0-9+/=\\s]*)</script>')
 
 def pack(run: Run) -> str:
     """Return the document of a run as text that may stand anywhere in a page: compressed, in base64."""
-    text = json.dumps(encode(run), ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 9)).decode()
+    text = dumps(run, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
 def unpack(page: str) -> Any:
