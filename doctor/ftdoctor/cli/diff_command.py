@@ -1,0 +1,98 @@
+"""`ftdoctor diff`: two runs compared."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ftdoctor.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ftdoctor_reports.differences import Difference
+
+STATUS = {"better": 0, "same": 0, "worse": 1, "not comparable": 3}
+
+
+@click.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@options.json_flag
+@click.option(
+    "--markdown", is_flag=False, flag_value="-", metavar="[FILE]", help="Write Markdown that fits into a ticket."
+)
+@click.option("--html", is_flag=False, flag_value="-", metavar="[FILE]", help="Write one HTML file.")
+@click.option("--quiet", "-q", is_flag=True, help="Print only the verdict and the findings that make B worse.")
+@options.no_redact_flag
+@click.pass_context
+def command(ctx: click.Context, /, **chosen: Any) -> None:
+    """Compare two runs: before and after an upgrade, or two machines.
+
+    A and B are reports, as JSON or HTML, of this ftdoctor or an older one. B is held against A: versions that differ,
+    cells that changed their outcome, values that drifted beyond their tolerance, findings that are new or gone. What
+    only one of the two planned, as with another profile, makes neither of them worse.
+
+    Exit status: 0 B is not worse, 1 B is worse, 2 wrong usage, 3 the two have nothing in common.
+    """
+    from ftdoctor import config
+    from ftdoctor.cli import formats
+    from ftdoctor_reports import json
+    from ftdoctor_reports.differences import compare
+
+    asked = formats.targets({"json": "-" if chosen["as_json"] else "", "junit": "", **chosen})
+    _refuse_sources(asked, chosen)
+    redactor = formats.redactor(chosen["no_redact"], config.find(Path.cwd()).redact)
+    a, b = (redactor.run(json.load(Path(chosen[side]))) for side in "ab")
+    names = _names(chosen["a"], chosen["b"])
+    difference = compare(a, b, (redactor.text(names[0]), redactor.text(names[1])))
+    if "-" not in asked.values():
+        _print(difference, chosen["quiet"])
+    _write(difference, asked)
+    ctx.exit(STATUS[difference.verdict])
+
+
+def _names(a: str, b: str) -> tuple[str, str]:
+    """Return the names of two files without their folders, where that tells them apart."""
+    names = Path(a).name, Path(b).name
+    return names if names[0] != names[1] else (a, b)
+
+
+def _refuse_sources(asked: Mapping[str, str], chosen: Mapping[str, Any]) -> None:
+    """Raise where what is written would replace what is compared."""
+    from ftdoctor.errors import UsageError
+
+    sources = {Path(chosen[side]).resolve() for side in "ab"}
+    for path in asked.values():
+        if path != "-" and Path(path).resolve() in sources:
+            raise UsageError(f"{path} is one of the two runs and would be replaced; name another file.")
+
+
+def _write(difference: Difference, asked: Mapping[str, str]) -> None:
+    from ftdoctor.cli.formats import put
+    from ftdoctor.errors import UsageError
+    from ftdoctor.results import dumps
+    from ftdoctor_reports import difference_markdown, difference_page
+
+    render = {
+        "json": lambda told: dumps(told, indent=1),
+        "markdown": difference_markdown.render,
+        "html": difference_page.render,
+    }
+    for name, path in asked.items():
+        try:
+            put(path, render[name](difference))
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}; name another file.") from error
+
+
+def _print(difference: Difference, quiet: bool) -> None:
+    from ftdoctor_reports import difference_terminal as terminal
+
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    out = options.console()
+    out.print(terminal.render(difference, terminal.Look(out.width, options.plain(terminal.UNICODE)), quiet=quiet))
