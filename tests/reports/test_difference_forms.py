@@ -13,8 +13,10 @@ import pytest
 from rich.console import Console
 
 from ftdoctor.results import Outcome, dumps
-from ftdoctor_reports import difference_markdown, difference_page, difference_terminal
-from ftdoctor_reports.differences import compare
+from ftdoctor_reports.difference import markdown as difference_markdown
+from ftdoctor_reports.difference import page as difference_page
+from ftdoctor_reports.difference import terminal as difference_terminal
+from ftdoctor_reports.difference.compare import compare
 
 PAIRS = [
     ("healthy", "findings"),

@@ -20,9 +20,9 @@ from ftdoctor.results import (
     Skipped,
 )  # fmt: skip
 from ftdoctor_reports import json
-from ftdoctor_reports.difference_cells import Lost
-from ftdoctor_reports.difference_sections import sections
-from ftdoctor_reports.differences import compare
+from ftdoctor_reports.difference.cells import Lost
+from ftdoctor_reports.difference.compare import compare
+from ftdoctor_reports.difference.sections import sections
 
 OLD = Path(__file__).parent / "data" / "report-1.json"
 CPU, LORA, CUDA = (Cell.of(values) for values in ({"device": "cpu", "adapter": "none"}, {"device": "cpu", "adapter": "lora"}, {"device": "cuda", "adapter": "lora"}))  # fmt: skip

@@ -30,10 +30,11 @@ from ftdoctor.results import (
     Trial,
 )  # fmt: skip
 from ftdoctor.wording import visible
-from ftdoctor_reports import difference_markdown, markdown
-from ftdoctor_reports.differences import compare
-from ftdoctor_reports.markdown_fit import Part, Shorter, fit
-from ftdoctor_reports.markdown_text import code, fence, prose, table
+from ftdoctor_reports import markdown
+from ftdoctor_reports.difference import markdown as difference_markdown
+from ftdoctor_reports.difference.compare import compare
+from ftdoctor_reports.markdown.fit import Part, Shorter, fit
+from ftdoctor_reports.markdown.text import code, fence, prose, table
 
 ELEMENTS = {"h2", "h3", "p", "blockquote", "strong", "ul", "li", "code", "pre", "table", "thead", "tbody", "tr", "th", "td",
             "details", "summary"}  # fmt: skip

@@ -13,7 +13,7 @@ from ftdoctor.cli import options
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ftdoctor_reports.differences import Difference
+    from ftdoctor_reports.difference.compare import Difference
 
 STATUS = {"better": 0, "same": 0, "worse": 1, "not comparable": 3}
 
@@ -41,7 +41,7 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
     from ftdoctor import config
     from ftdoctor.cli import formats
     from ftdoctor_reports import json
-    from ftdoctor_reports.differences import compare
+    from ftdoctor_reports.difference.compare import compare
 
     asked = formats.targets({"json": "-" if chosen["as_json"] else "", "junit": "", **chosen})
     _refuse_sources(asked, chosen)
@@ -75,12 +75,12 @@ def _write(difference: Difference, asked: Mapping[str, str]) -> None:
     from ftdoctor.cli.formats import put
     from ftdoctor.errors import UsageError
     from ftdoctor.results import dumps
-    from ftdoctor_reports import difference_markdown, difference_page
+    from ftdoctor_reports.difference import markdown, page
 
     render = {
         "json": lambda told: dumps(told, indent=1),
-        "markdown": difference_markdown.render,
-        "html": difference_page.render,
+        "markdown": markdown.render,
+        "html": page.render,
     }
     for name, path in asked.items():
         try:
@@ -90,7 +90,7 @@ def _write(difference: Difference, asked: Mapping[str, str]) -> None:
 
 
 def _print(difference: Difference, quiet: bool) -> None:
-    from ftdoctor_reports import difference_terminal as terminal
+    from ftdoctor_reports.difference import terminal
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")

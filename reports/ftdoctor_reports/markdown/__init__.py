@@ -1,6 +1,6 @@
 """The report as Markdown for a ticket: short first, the rest folded, never longer than GitHub takes.
 
-Everything that came from outside goes through `markdown_text`. What does not fit gives way by its importance and is
+Everything that came from outside goes through `text`. What does not fit gives way by its importance and is
 named at the end.
 """
 
@@ -12,9 +12,9 @@ from ftdoctor.machine import headline
 from ftdoctor.results import CheckRecord, Level, Outcome
 from ftdoctor.wording import count
 from ftdoctor_reports import tally
-from ftdoctor_reports.markdown_fit import Part, Shorter, fit
-from ftdoctor_reports.markdown_sections import about, checked, more, sections
-from ftdoctor_reports.markdown_text import CELL, ROWS, bullets, code, details, fence, labelled, prose
+from ftdoctor_reports.markdown.fit import Part, Shorter, fit
+from ftdoctor_reports.markdown.sections import about, checked, more, sections
+from ftdoctor_reports.markdown.text import CELL, ROWS, bullets, code, details, fence, labelled, prose
 
 if TYPE_CHECKING:
     from ftdoctor.results import CellResult, Finding, Run

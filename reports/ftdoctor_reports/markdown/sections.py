@@ -10,8 +10,8 @@ from ftdoctor.machine import describe
 from ftdoctor.results import Level, Outcome, encode
 from ftdoctor.wording import count, seconds
 from ftdoctor_reports import tally
-from ftdoctor_reports.markdown_fit import Part, Shorter
-from ftdoctor_reports.markdown_text import CELL, ROWS, bullets, code, details, fence, prose, table
+from ftdoctor_reports.markdown.fit import Part, Shorter
+from ftdoctor_reports.markdown.text import CELL, ROWS, bullets, code, details, fence, prose, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

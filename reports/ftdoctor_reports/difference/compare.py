@@ -1,6 +1,6 @@
 """Two runs compared: before and after an upgrade, or two machines.
 
-`compare` judges; the forms beside it (`difference_terminal`, `difference_markdown`, `difference_page`) only show.
+`compare` judges; the forms beside it (`terminal`, `markdown`, `page`) only show.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 from ftdoctor.machine import headline
 from ftdoctor.wording import count
 from ftdoctor_reports import tally
-from ftdoctor_reports.difference_cells import Lost, paired
-from ftdoctor_reports.difference_facts import facts, unrecorded
-from ftdoctor_reports.difference_findings import matched
-from ftdoctor_reports.difference_values import drifts
+from ftdoctor_reports.difference.cells import Lost, paired
+from ftdoctor_reports.difference.facts import facts, unrecorded
+from ftdoctor_reports.difference.findings import matched
+from ftdoctor_reports.difference.values import drifts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ftdoctor.cells import Cell
     from ftdoctor.results import Run
-    from ftdoctor_reports.difference_cells import CellChange, Pairs, Slower
-    from ftdoctor_reports.difference_facts import Fact
-    from ftdoctor_reports.difference_findings import FindingChange
-    from ftdoctor_reports.difference_values import Drift
+    from ftdoctor_reports.difference.cells import CellChange, Pairs, Slower
+    from ftdoctor_reports.difference.facts import Fact
+    from ftdoctor_reports.difference.findings import FindingChange
+    from ftdoctor_reports.difference.values import Drift
 
 SCHEMA = "ftdoctor.difference/1"
 
