@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -23,6 +24,7 @@ def state_folder(tmp_path, monkeypatch):
     """Each test has its own state folder, and none sees the configuration of this project."""
     folder = tmp_path / "state"
     monkeypatch.setenv("FTDOCTOR_STATE", str(folder))
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     return folder
 
 
@@ -115,6 +117,21 @@ def pins(uv):
         return [line.partition("+")[0] for line in lines if line.partition("==")[0] in names]
 
     return frozen
+
+
+@pytest.fixture(scope="session")
+def runs():
+    """The module that makes runs for the tests of reports."""
+    spec = importlib.util.spec_from_file_location("report_runs", Path(__file__).parent / "reports" / "runs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def make_run(runs):
+    """Return the run of a kind: `healthy`, `findings`, `interrupted`, `hostile`, `many`; made once."""
+    return functools.cache(runs.make)
 
 
 @pytest.fixture

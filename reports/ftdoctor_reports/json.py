@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.errors import FtdoctorError
+from ftdoctor.machine import describe, headline
 from ftdoctor.results import SCHEMA, Run, decode, dumps
 from ftdoctor_reports import embedded
 
@@ -54,7 +55,18 @@ def read(data: Any) -> Run:
     """
     given = data.get("schema") if isinstance(data, dict) else None
     if given in (SCHEMA, *OLDER):
-        return decode(Run, {**data, "schema": SCHEMA})
+        run = decode(Run, {**data, "schema": SCHEMA})
+        _refuse_half(run)
+        return run
     if isinstance(given, str) and given.startswith("ftdoctor/"):
         raise FtdoctorError(f"It has the schema {given}, this ftdoctor reads up to {SCHEMA}: upgrade ftdoctor.")
     raise FtdoctorError(f"It names no schema such as {SCHEMA}.")
+
+
+def _refuse_half(run: Run) -> None:
+    """Raise where facts are missing on which every form relies: a document that was changed by hand."""
+    try:
+        headline(run.machine)
+        describe(run.machine)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise FtdoctorError(f"Its machine lacks facts, or has other ones ({error!r}).") from error

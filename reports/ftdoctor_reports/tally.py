@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from ftdoctor.results import CellResult, CheckRecord, Level, Outcome, Run
 from ftdoctor.wording import count, seconds
@@ -42,8 +43,15 @@ def by_area(run: Run) -> dict[str, list[CellResult]]:
 
 
 def place(probe: str, cell: Cell) -> str:
-    """Return the id under which a cell stands in every page, the same in each run: `probe:axis=value,axis=value`."""
-    return f"{probe}:{','.join(f'{axis}={value}' for axis, value in cell.items)}"
+    """Return the id under which a cell stands in every page, the same in each run: `probe:axis=value,axis=value`.
+
+    What no plain name holds is percent-encoded, so that the parts can be told apart and a link is the id.
+    """
+    return f"{_part(probe)}:{','.join(f'{_part(axis)}={_part(value)}' for axis, value in cell.items)}"
+
+
+def _part(name: str) -> str:
+    return quote(name, safe="", errors="replace").replace("~", "%7E")  # which tells cells of one name apart
 
 
 def examined(run: Run) -> int:
@@ -72,6 +80,15 @@ def verdict(run: Run) -> str:
     if run.interrupted:
         found = f"interrupted: {found}"
     return f"{found}; {share}"
+
+
+def selftest(run: Run) -> str:
+    """Return what became of the faults that were put into the stack, in a line."""
+    faults = [t for t in run.selftest if t.verdict in ("caught", "missed")]
+    red = sum(t.verdict == "red without a fault" for t in run.selftest)
+    skipped = sum(t.verdict == "skipped" for t in run.selftest)
+    caught = f"{sum(t.ok for t in faults)} of {count(len(faults), 'fault')} caught"
+    return f"{caught}, {count(red, 'probe')} red without a fault, {skipped} skipped"
 
 
 def warned(run: Run) -> Iterator[tuple[CellResult, str]]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftdoctor_reports.changes import Changes, Part, changes, exact, similarity, words
+from ftdoctor_reports.predictions.changes import Changes, Part, changes, exact, similarity, words
 
 FEW = st.lists(
     st.sampled_from(["a", "b", "the", "cat", ".", " ", "  ", "\n", "\t", "字", "é", "e\u0301", "\x00", "\ud800"])

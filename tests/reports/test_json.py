@@ -113,6 +113,21 @@ def test_what_is_no_report_is_refused_by_name(tmp_path, content, sentence):
     assert str(path) in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"machine": {}}, "its machine lacks facts"),
+        ({"machine": {**plain.loads(PREVIOUS.read_text())["machine"], "gpus": [{}]}}, "its machine lacks facts"),
+    ],
+)
+def test_half_a_document_is_refused(tmp_path, changes, sentence):
+    """One that was changed by hand, and would break every form."""
+    path = tmp_path / "report.json"
+    path.write_text(plain.dumps({**plain.loads(PREVIOUS.read_text()), **changes}))
+    with pytest.raises(FtdoctorError, match=sentence):
+        json.load(path)
+
+
 def test_a_page_that_was_cut_off_is_refused(make_run, tmp_path):
     """Not read by half."""
     whole = page(make_run("findings"))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ftdoctor.prediction.rows import PredictionRow, newest
 from ftdoctor.wording import HIDDEN, visible
 from ftdoctor_reports import predictions
-from ftdoctor_reports import predictions_tally as tally
+from ftdoctor_reports.predictions import tally
 
 DRIVER = shutil.which("chromedriver") if shutil.which("chromium") else None
 in_browser = pytest.mark.skipif(not DRIVER, reason="needs chromium and chromedriver")

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
-import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
@@ -15,6 +11,7 @@ from ftdoctor import machine
 from ftdoctor.cells import Cell
 from ftdoctor.errors import FtdoctorError
 from ftdoctor.results import (
+    SCHEMA,
     Beside,
     CellResult,
     CheckRecord,
@@ -50,7 +47,7 @@ def run(**changes) -> Run:
         Finding("training-run", "was killed by SIGSEGV", (Cell.of({"device": "cpu"}),), accepted="known"),
     )  # fmt: skip
     values = dict(
-        schema="ftdoctor/1", ftdoctor="0.1.0", outcome="findings", interrupted=False, started="2026-01-01T00:00:00+00:00",
+        schema=SCHEMA, ftdoctor="0.1.0", outcome="findings", interrupted=False, started="2026-01-01T00:00:00+00:00",
         seconds=31.0, profile="default", model="", machine=machine.examine(), stack={"torch": "2.13.0"},
         isolation=Isolation("fork server", "because"), planned=5, results=results, findings=findings,
         skipped=(Skipped("training-run", Cell.of({"device": "cuda"}), "no GPU"),),
@@ -101,8 +98,7 @@ def test_both_forms_show_the_columns_and_only_where_there_are_any():
     lines = [line.split() for line in shown(compared()).splitlines() if "token-mean-loss: loss" in line]
 
     assert lines == [["token-mean-loss:", "loss", "1", "of", "2", "1", "of", "1", "2", "of", "2"]]
-    assert ">1 of 2<" in html.render(compared())
-    assert "<script>" not in html.render(compared())
+    assert "✗ 1 of 2<" in html.render(compared())
     assert "installed library" not in shown(run()) + html.render(run())
 
 
@@ -156,60 +152,3 @@ def test_many_cells_of_an_area_are_counted():
     results = run().results * 30
 
     assert "✓ 30  ✗ 30" in shown(run(results=results))
-
-
-def test_the_page_is_complete_and_escapes_what_came_from_outside():
-    """No script, no network, no control character; every text is there."""
-    page = html.render(run())
-
-    assert "<script" not in page
-    assert "\x1b" not in page
-    assert "\x00" not in page
-    assert not re.search(r"(src|href)=", page)
-    assert "default-src 'none'" in page
-    for part in (
-        "transformers 4.57.2, a.py:7",
-        "install another",
-        "no GPU",
-        "was killed by SIGSEGV",
-        "Traceback &lt;script&gt;",
-    ):
-        assert part in page, part
-
-
-def test_the_page_is_well_formed():
-    """Every element that is opened is closed, in order."""
-
-    class Balance(HTMLParser):
-        void = ("meta", "br", "hr", "img", "link")
-
-        def __init__(self):
-            super().__init__()
-            self.stack = []
-
-        def handle_starttag(self, tag, attrs):
-            if tag not in self.void:
-                self.stack.append(tag)
-
-        def handle_endtag(self, tag):
-            assert self.stack.pop() == tag
-
-    parser = Balance()
-    parser.feed(html.render(run()))
-
-    assert parser.stack == []
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium on this machine")
-def test_a_browser_shows_the_page(tmp_path):
-    """The real one: from disk, nothing executed, the verdict in the title and the finding in the text."""
-    (tmp_path / "report.html").write_text(html.render(run()), encoding="utf-8")
-    done = subprocess.run(
-        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
-         (tmp_path / "report.html").as_uri()],
-        capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
-
-    assert "<title>ftdoctor: 1 finding, 1 accepted" in done.stdout
-    assert "&lt;script&gt;alert(1)" in done.stdout

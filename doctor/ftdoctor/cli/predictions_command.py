@@ -13,7 +13,7 @@ from ftdoctor.cli import options
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ftdoctor_reports.predictions_tally import Job, Judged
+    from ftdoctor_reports.predictions.tally import Job, Judged
 
 LOST = 1
 NOTHING = 3
@@ -47,7 +47,7 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
     from ftdoctor.errors import NoPredictionsError
     from ftdoctor.prediction.reading import read_predictions
     from ftdoctor.prediction.rows import newest
-    from ftdoctor_reports import predictions_tally as tally
+    from ftdoctor_reports.predictions import tally
 
     try:
         jobs = tally.jobs(newest(read_predictions(chosen["source"])))
@@ -148,8 +148,7 @@ def _as_dict(one: Judged) -> dict[str, Any]:
 
 
 def _print(wanted: Sequence[Job], shown: Sequence[Job], jobs: Sequence[Job], chosen: dict[str, Any]) -> None:
-    from ftdoctor_reports import predictions_tally as tally
-    from ftdoctor_reports import predictions_terminal as terminal
+    from ftdoctor_reports.predictions import tally, terminal
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ftdoctor.wording import count, visible
-from ftdoctor_reports.changes import exact, similarity
+from ftdoctor_reports.predictions.changes import exact, similarity
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence

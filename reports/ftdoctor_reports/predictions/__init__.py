@@ -10,17 +10,17 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.wording import count, seconds, visible
-from ftdoctor_reports import predictions_plot as plot
 from ftdoctor_reports.html import definitions, h, page, table
-from ftdoctor_reports.predictions_tally import made
-from ftdoctor_reports.predictions_text import changed, text
+from ftdoctor_reports.predictions import plot
+from ftdoctor_reports.predictions.tally import made
+from ftdoctor_reports.predictions.text import changed, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from xml.etree import ElementTree as ET
 
     from ftdoctor.prediction.rows import PredictionRow
-    from ftdoctor_reports.predictions_tally import Job, Judged, Step
+    from ftdoctor_reports.predictions.tally import Job, Judged, Step
 
 VIEWS = {
     "before": "changes since the step before",
@@ -39,7 +39,7 @@ EXPLAINED = (
 
 
 def render(jobs: Sequence[Job], source: str = "") -> str:
-    """Return the page of these jobs, as `predictions_tally.jobs` makes them; the first is the newest.
+    """Return the page of these jobs, as `tally.jobs` makes them; the first is the newest.
 
     Args:
         jobs: one or more.
@@ -55,7 +55,7 @@ def render(jobs: Sequence[Job], source: str = "") -> str:
             h("p", *EXPLAINED, h("span", "\\x1b", class_="code"), ", ", h("span", "\\u202e", class_="code"), "."),
         ),
     )
-    style, script = (files(__package__).joinpath(f"predictions.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    style, script = (files(__package__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     return page(f"Predictions: {visible(jobs[0].name)}, {jobs[0].verdict()}", main, style, script)
 
 

@@ -11,14 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ftdoctor.wording import count, shorten, visible
-from ftdoctor_reports.changes import changes
+from ftdoctor_reports.predictions.changes import changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rich.console import RenderableType
 
-    from ftdoctor_reports.predictions_tally import Job, Judged, Step
+    from ftdoctor_reports.predictions.tally import Job, Judged, Step
 
 WIDE = 72
 """From so many columns on there is a table; on fewer each prediction is a block of its own."""

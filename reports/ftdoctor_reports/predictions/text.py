@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ftdoctor.wording import pieces, visible
-from ftdoctor_reports.changes import changes
 from ftdoctor_reports.html import h
+from ftdoctor_reports.predictions.changes import changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from xml.etree import ElementTree as ET
 
-    from ftdoctor_reports.changes import Part
+    from ftdoctor_reports.predictions.changes import Part
 
 LONG, LINES = 1500, 24
 """A text with more characters or lines than these is folded."""

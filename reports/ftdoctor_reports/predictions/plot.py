@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ftdoctor_reports.html import h
+from ftdoctor_reports.plot import lines, mark, picture, scale
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
     from xml.etree import ElementTree as ET
 
-    from ftdoctor_reports.predictions_tally import Judged, Step
+    from ftdoctor_reports.predictions.tally import Judged, Step
 
 WIDTH, HEIGHT = 640, 220
 LEFT, RIGHT, ABOVE, BELOW = 44, 12, 28, 26
@@ -22,9 +23,9 @@ MARKED = 60
 def over_steps(steps: Sequence[Step], prefix: str) -> ET.Element:
     """Return the share of exact matches and the mean similarity over the steps; failures are marked above."""
     first, last = steps[0].step, steps[-1].step
-    x = _scale(first, last, LEFT, WIDTH - RIGHT)
-    y = _scale(0.0, 1.0, HEIGHT - BELOW, ABOVE)
-    drawn = _svg(WIDTH, HEIGHT, "curve", _told(steps))
+    x = scale(first, last, LEFT, WIDTH - RIGHT)
+    y = scale(0.0, 1.0, HEIGHT - BELOW, ABOVE)
+    drawn = picture(WIDTH, HEIGHT, "curve", _told(steps))
     for value in (0.0, 0.5, 1.0):
         ends = {"x1": str(LEFT), "x2": str(WIDTH - RIGHT), "y1": f"{y(value):.1f}", "y2": f"{y(value):.1f}"}
         drawn.append(h("line", ends, class_="grid"))
@@ -33,7 +34,7 @@ def over_steps(steps: Sequence[Step], prefix: str) -> ET.Element:
         drawn.append(h("text", f"step {step}", {"text-anchor": anchor}, x=f"{x(step):.1f}", y=str(HEIGHT - 8)))
     for name, values in (("similarity", [s.similarity for s in steps]), ("exact", [s.share for s in steps])):
         points = [(x(s.step), None if v is None else y(v)) for s, v in zip(steps, values, strict=True)]
-        drawn.extend(h("polyline", points=line, class_=f"line {name}") for line in _lines(points))
+        drawn.extend(h("polyline", points=line, class_=f"line {name}") for line in lines(points))
         if len(steps) <= MARKED:
             drawn.extend(_mark(name, at, height) for at, height in points if height is not None)
     drawn.extend(_link(step, x(step.step), prefix) for step in steps)
@@ -45,12 +46,12 @@ def of_sample(history: Sequence[Judged], steps: Sequence[Step]) -> ET.Element | 
     if len(history) < 2 or all(one.exact is None and not one.failed for one in history):
         return None
     width, height = SMALL
-    x = _scale(steps[0].step, steps[-1].step, 8, width - 8)
-    y = _scale(0.0, 1.0, height - 6, 6)
+    x = scale(steps[0].step, steps[-1].step, 8, width - 8)
+    y = scale(0.0, 1.0, height - 6, 6)
     points = [(x(one.row.step), None if one.similarity is None else y(one.similarity)) for one in history]
-    drawn = _svg(width, height, "spark", _told_of_sample(history))
+    drawn = picture(width, height, "spark", _told_of_sample(history))
     drawn.append(h("line", x1="8", x2=str(width - 8), y1=str(height - 6), y2=str(height - 6), class_="grid"))
-    drawn.extend(h("polyline", points=line, class_="line similarity") for line in _lines(points))
+    drawn.extend(h("polyline", points=line, class_="line similarity") for line in lines(points))
     for one in history:
         if one.exact:
             drawn.append(_mark("exact", x(one.row.step), y(1.0)))
@@ -60,33 +61,8 @@ def of_sample(history: Sequence[Judged], steps: Sequence[Step]) -> ET.Element | 
     return drawn
 
 
-def _svg(width: int, height: int, class_: str, told: str) -> ET.Element:
-    drawn = h("svg", {"viewBox": f"0 0 {width} {height}", "aria-label": told}, class_=class_, role="img")
-    drawn.append(h("title", told))
-    return drawn
-
-
-def _scale(low: float, high: float, begin: float, end: float) -> Callable[[float], float]:
-    """Return where a value is drawn; a single one stands at the beginning."""
-    span = high - low or 1
-    return lambda value: begin + (end - begin) * (value - low) / span
-
-
-def _lines(points: Sequence[tuple[float, float | None]]) -> Iterator[str]:
-    """Yield a line for each run of values; where there is none it is interrupted."""
-    piece: list[str] = []
-    for x, y in [*points, (0.0, None)]:
-        if y is not None:
-            piece.append(f"{x:.1f},{y:.1f}")
-        elif piece:
-            yield " ".join(piece)
-            piece = []
-
-
 def _mark(name: str, x: float, y: float) -> ET.Element:
-    if name == "exact":
-        return h("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="3.5", class_="mark exact")
-    return h("rect", x=f"{x - 3:.1f}", y=f"{y - 3:.1f}", width="6", height="6", class_="mark similarity")
+    return mark("circle" if name == "exact" else "square", x, y, f"mark {name}")
 
 
 def _link(step: Step, x: float, prefix: str) -> ET.Element:
