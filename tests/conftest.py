@@ -171,9 +171,8 @@ def ftdoctor(tmp_path):
         folder = cwd or tmp_path
         command = [sys.executable, *program, *arguments]
         if start:
-            return subprocess.Popen(
-                command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
-            )
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
+            return subprocess.Popen(command, cwd=folder, text=True, **pipes)
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300, **more)
 
     return call

@@ -70,7 +70,7 @@ def test_the_runner_knows_no_probe():
 
 def test_reports_read_results_only():
     """And the facts of the machine that stand in them; rows of predictions are results."""
-    allowed = {f"ftdoctor.{name}" for name in ("results", "errors", "machine", "wording", "prediction.rows")}
+    allowed = {f"ftdoctor.{name}" for name in ("results", "cells", "errors", "machine", "wording", "prediction.rows")}
     allowed.add("ftdoctor")
     for path in files("reports"):
         own = {m for m in imported(path, everywhere=True) if m.split(".")[0] == "ftdoctor"}

@@ -1,7 +1,9 @@
 """Photographs a part of a page in Chromium.
 
-    python docs/pictures/photograph.py report.html docs/pictures/report.png --height 1000
-    python docs/pictures/photograph.py report.html docs/pictures/report-dark.png --dark --part '#matrix' --height 900
+    page=report.html folder=docs/pictures
+    python docs/pictures/photograph.py $page $folder/report.png --height 985 --open '#finding-1 details'
+    python docs/pictures/photograph.py $page $folder/report-matrix.png --height 860 \\
+        --dark --part '#matrix' --place '#?columns=quantization'
 
 Needs chromium, chromedriver and selenium.
 """
@@ -32,6 +34,8 @@ def main() -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
     browser.get(asked.page.resolve().as_uri() + asked.place)
+    if asked.open:
+        browser.execute_script("document.querySelector(arguments[0]).open = true", asked.open)
     top = browser.execute_script(PLACE, asked.part)[1] if asked.part else 0
     clip = {"x": 0, "y": max(0, top - 16), "width": asked.width, "height": asked.height, "scale": 1}
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
@@ -44,10 +48,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
     parser.add_argument("target", type=Path)
-    parser.add_argument("--width", type=int, default=1200)
+    parser.add_argument("--width", type=int, default=1160)
     parser.add_argument("--height", type=int, default=900)
     parser.add_argument("--part", default="", help="selector of the element at which the picture begins")
     parser.add_argument("--place", default="", help="what stands behind the address of the page, such as #matrix")
+    parser.add_argument("--open", default="", help="selector of a part that is unfolded")
     parser.add_argument("--dark", action="store_true")
     return parser.parse_args()
 

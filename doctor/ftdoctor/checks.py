@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 VALUE_LIMIT = 400
 CURVE_LIMIT = 200
 MASK_LIMIT = 400
+MASK_EDGE = 100
+"""Tokens at the end of a long mask that go where a secret stands among them."""
 
 
 class SkipCell(Exception):  # noqa: N818 - it is not an error
@@ -179,9 +181,11 @@ class Check:
         self._record(name, _Verdict(True, value, ""), "", Level.NOTE, None)
 
     def curve(self, name: str, steps: Sequence[int], values: Sequence[Any], *, label: str = "", unit: str = "") -> None:
-        """Keep values over steps as evidence, for a plot; at most `CURVE_LIMIT` of them, evenly chosen."""
-        every = -(-len(steps) // CURVE_LIMIT) or 1
-        kept = [(int(s), _finite(float(f"{float(v):.6g}"))) for s, v in list(zip(steps, values, strict=True))[::every]]
+        """Keep values over steps as evidence, for a plot: at most `CURVE_LIMIT`, evenly chosen, the last among them."""
+        points = list(zip(steps, values, strict=True))
+        last, every = len(points) - 1, -(-len(points) // (CURVE_LIMIT - 1)) or 1
+        chosen = [points[i] for i in sorted({*range(0, last, every), last})] if points else []
+        kept = [(int(step), _finite(float(f"{float(value):.6g}"))) for step, value in chosen]
         self._sink(Curve(name, tuple(s for s, _ in kept), tuple(v for _, v in kept), label, unit))
 
     def label_mask(
@@ -189,11 +193,13 @@ class Check:
     ) -> None:
         """Keep as evidence which tokens of a row are scored, and which should be; the first `MASK_LIMIT` tokens."""
         assert {len(scored), len(expected) or len(tokens)} == {len(tokens)}, "one mark a token"
-        cut = slice(MASK_LIMIT)
+        around = "".join(map(str, tokens[MASK_LIMIT - MASK_EDGE : MASK_LIMIT + MASK_EDGE]))
+        secret = len(tokens) > MASK_LIMIT and self._scrub(around) != around  # which the cut would leave half of
+        cut = slice(MASK_LIMIT - MASK_EDGE if secret else MASK_LIMIT)
         self._sink(
             LabelMask(
                 name,
-                tuple(shorten(self._scrub(str(t)), 80) for t in tokens[cut]),
+                tuple(shorten(str(t), 80, self._scrub) for t in tokens[cut]),
                 tuple(bool(s) for s in scored[cut]),
                 tuple(bool(e) for e in expected[cut]),
             )
@@ -243,7 +249,7 @@ class Check:
     def _show(self, value: Any) -> str:
         if isinstance(value, float):
             return f"{value:.6g}"
-        return shorten(self._scrub(value if isinstance(value, str) else repr(value)), VALUE_LIMIT)
+        return shorten(value if isinstance(value, str) else repr(value), VALUE_LIMIT, self._scrub)
 
 
 def attempt(call: Callable[[], Any]) -> Any:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import math
+import os
+import re
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -21,9 +25,9 @@ else:
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
-KEYS = ("profile", "cells", "probes", "jobs", "timeout", "expect", "accept", "thresholds", "json", "html")
+REPORTS = ("json", "html", "markdown", "junit")
+KEYS = ("profile", "cells", "probes", "jobs", "timeout", "expect", "accept", "thresholds", "redact", *REPORTS)
 ACCEPT_KEYS = ("probe", "reason", "until", "cells", "fails", "reference")
 
 
@@ -68,6 +72,24 @@ class Config:
     thresholds: Mapping[str, float] = field(default_factory=lambda: dict(THRESHOLDS))
     json: str = ""
     html: str = ""
+    markdown: str = ""
+    junit: str = ""
+    redact: tuple[str, ...] = ()
+    """Regular expressions of what no report may hold, besides what is always taken out."""
+
+
+def here() -> Config:
+    """Read the configuration of the working folder.
+
+    Raises:
+        ConfigError: as `find`.
+        UsageError: the working folder was removed.
+    """
+    try:
+        folder = Path.cwd()
+    except OSError as error:
+        raise UsageError("The working folder does not exist any more; change to one that does.") from error
+    return find(folder)
 
 
 def find(folder: Path) -> Config:
@@ -103,19 +125,32 @@ def read(section: Mapping[str, Any], path: Path) -> Config:
     return Config(
         path=path,
         profile=_typed(section, "profile", str, path, ""),
-        cells=tuple(_typed(section, "cells", list, path, [])),
-        probes=tuple(_typed(section, "probes", list, path, [])),
-        jobs=_typed(section, "jobs", int, path, 0),
-        timeout=float(_typed(section, "timeout", (int, float), path, 0)),
+        cells=_texts(section, "cells", path),
+        probes=_texts(section, "probes", path),
+        jobs=_positive(section, "jobs", int, path),
+        timeout=float(_positive(section, "timeout", (int, float), path)),
         expect=expect,
         accept=tuple(_accepted(entry, path) for entry in _typed(section, "accept", list, path, [])),
         thresholds={**THRESHOLDS, **{k: float(v) for k, v in thresholds.items()}},
-        json=_typed(section, "json", str, path, ""),
-        html=_typed(section, "html", str, path, ""),
+        redact=_patterns(_texts(section, "redact", path), path),
+        **{name: _place(_typed(section, name, str, path, "")) for name in REPORTS},
     )
 
 
-def _accepted(entry: Mapping[str, Any], path: Path) -> Accepted:
+def _patterns(given: tuple[str, ...], path: Path) -> tuple[str, ...]:
+    for pattern in given:
+        try:
+            found = re.compile(pattern).search("")
+        except re.error as error:
+            raise ConfigError(f"{path}: redact = {pattern!r} is not a regular expression: {error}.") from error
+        if found:
+            raise ConfigError(f"{path}: redact = {pattern!r} finds nothing at all everywhere; make it find something.")
+    return given
+
+
+def _accepted(entry: Any, path: Path) -> Accepted:
+    if not isinstance(entry, dict) or not isinstance(entry.get("cells", {}), dict):
+        raise ConfigError(f"{path}: accept = {entry!r} is no table of probe, reason and cells = {{ axis = 'value' }}.")
     _refuse_unknown(entry, ACCEPT_KEYS, path, "accept.")
     for key in ("probe", "reason"):
         if not entry.get(key):
@@ -156,6 +191,26 @@ def _typed(section: Mapping[str, Any], key: str, kind: Any, path: Path, default:
     if not isinstance(value, kind) or isinstance(value, bool):
         names = " or ".join(k.__name__ for k in kind) if isinstance(kind, tuple) else kind.__name__
         raise ConfigError(f"{path}: {key} = {value!r} is not of type {names}.")
+    return value
+
+
+def _place(path: str) -> str:
+    """Return a path with the home folder in place of a `~`, which no shell has put there."""
+    return os.path.expanduser(path)  # noqa: PTH111 - Path raises where there is no home, and makes `.` of nothing
+
+
+def _texts(section: Mapping[str, Any], key: str, path: Path) -> tuple[str, ...]:
+    values = _typed(section, key, list, path, [])
+    for value in values:
+        if not isinstance(value, str):
+            raise ConfigError(f"{path}: {key} = {values!r} holds {value!r}, which is not of type str.")
+    return tuple(values)
+
+
+def _positive(section: Mapping[str, Any], key: str, kind: Any, path: Path) -> Any:
+    value = _typed(section, key, kind, path, 0)
+    if key in section and not 0 < value < math.inf:
+        raise ConfigError(f"{path}: {key} = {value!r} is not above zero and finite; leave it out for the default.")
     return value
 
 

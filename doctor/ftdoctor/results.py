@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import json
 import math
 import re
@@ -19,8 +20,11 @@ from typing import Any, TypeVar
 
 from ftdoctor.cells import Cell
 from ftdoctor.errors import FtdoctorError
+from ftdoctor.wording import shorten
 
 SCHEMA = "ftdoctor/2"
+SHOWN = 80
+"""Characters of a value that has no place in a record, as it is told."""
 
 
 class Outcome(str, enum.Enum):
@@ -201,7 +205,7 @@ class Isolation:
     """How the cells were kept apart from each other."""
 
     mode: str
-    """`fork server` or `fresh interpreters`."""
+    """`fork server`, `fresh interpreters`, or `unknown` of a run that was killed."""
     reason: str
     memory_limit_enforced: bool = True
 
@@ -292,10 +296,12 @@ Record = TypeVar("Record")
 
 def encode(value: Any) -> Any:
     """Turn a record into what JSON can hold: a cell is a mapping of axis to value, what is not finite is a text."""
+    if value is None or type(value) in (str, int, bool):
+        return value
     if isinstance(value, Cell):
-        return value.asdict()
+        value = value.asdict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {name: encode(getattr(value, name)) for name in _names(type(value))}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -304,6 +310,11 @@ def encode(value: Any) -> Any:
         return [encode(v) for v in value]
     endless = isinstance(value, float) and not math.isfinite(value)
     return str(value) if endless else value
+
+
+@functools.cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(kind))
 
 
 def dumps(value: Any, **form: Any) -> str:
@@ -321,7 +332,7 @@ def decode(kind: type[Record], data: Any) -> Record:
     """
     try:
         return typing.cast("Record", _decode(kind, data))
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
         raise FtdoctorError(f"This is not a {kind.__name__} of {SCHEMA}: {error}.") from error
 
 
@@ -329,16 +340,41 @@ def _decode(kind: Any, data: Any) -> Any:
     if kind is Cell:
         return Cell.of({str(k): str(v) for k, v in data.items()})
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        _refuse_other(data, dict)
         hints = typing.get_type_hints(kind)
         known = {f.name for f in dataclasses.fields(kind)}
         return kind(**{k: _decode(hints[k], v) for k, v in data.items() if k in known})
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(data)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        return tuple(_decode(arguments[0], v) for v in data)
+    if origin in (tuple, Mapping):
+        return _many(origin, arguments, data)
     if origin in (types.UnionType, typing.Union):
         return None if data is None else _decode(arguments[0], data)
-    if kind in (str, int, float, bool) and not isinstance(data, (int, float) if kind is float else kind):
-        raise TypeError(f"{data!r} is not a {kind.__name__}")
+    return _number(data) if kind is float else _plain(kind, data)
+
+
+def _many(origin: Any, arguments: tuple[Any, ...], data: Any) -> Any:
+    _refuse_other(data, list if origin is tuple else dict)
+    if origin is tuple:
+        return tuple(_decode(arguments[0], v) for v in data)
+    return {k: _decode(arguments[1], v) for k, v in data.items()}
+
+
+def _plain(kind: Any, data: Any) -> Any:
+    if kind in (str, int, bool):
+        _refuse_other(data, kind)
     return data
+
+
+def _number(data: Any) -> float:
+    value = float(data) if isinstance(data, int) else data
+    _refuse_other(value, float)
+    if not math.isfinite(value):
+        raise ValueError(f"{value!r} is not finite")
+    return float(value)
+
+
+def _refuse_other(data: Any, kind: type) -> None:
+    if not isinstance(data, kind):
+        raise TypeError(f"{shorten(repr(data), SHOWN)} is not a {kind.__name__}")

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 HIDDEN = re.compile(
@@ -28,6 +28,10 @@ _JOINED = re.compile("[\u0600-\u0dff\u1000-\u109f\u1780-\u17ff\u2190-\u27bf\u2b0
 """Scripts and pictures that are written with joiners (and selectors), which are theirs and not hidden."""
 
 
+NEAR = 4096
+"""Characters beside a cut in which the rest of what it goes through is looked for."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `, did you mean 'x'?`-like text for the nearest known name, or an empty string."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
@@ -39,12 +43,19 @@ def count(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
-def shorten(text: str, limit: int) -> str:
-    """Cut a text in its middle so that it has at most `limit` characters."""
-    if len(text) <= limit:
-        return text
-    head = (limit - 3) // 2
-    return f"{text[:head]}...{text[len(text) - (limit - 3 - head) :]}"
+def shorten(text: str, limit: int, scrub: Callable[[str], str] = str) -> str:
+    """Cut a text in its middle so that it has at most `limit` characters.
+
+    `scrub` goes through what is kept, and `NEAR` characters more, before the cut: it takes out secrets, and could not
+    tell half of one.
+    """
+    near = limit + NEAR
+    front, back = (text[:near], text[-near:]) if len(text) > 2 * near else (text, "")
+    front, back = scrub(front), scrub(back) if back else ""
+    if not back and len(front) <= limit:
+        return front
+    head, end = (limit - 3) // 2, back or front
+    return f"{front[:head]}...{end[len(end) - (limit - 3 - head) :]}"
 
 
 def printable(text: str) -> str:

@@ -67,6 +67,44 @@ class Libraries:
     order: tuple[str, ...]
     preload_safe: tuple[str, ...]
     preload_full: tuple[str, ...] = field(default=())
+    environment: tuple[str, ...] = field(default=())
+    """How the names of environment variables that steer the stack begin."""
+
+
+@dataclass(frozen=True)
+class SecretFormat:
+    """How the secrets of one issuer look."""
+
+    kind: str
+    keywords: tuple[str, ...]
+    """In small letters; one of them stands in every text that holds such a secret."""
+    pattern: str
+    word: bool = False
+    """Whether the secret must not go on from a letter or digit before it."""
+    after: str = ""
+    """What must stand before the secret, within 200 characters."""
+    lines: bool = False
+    """Whether it goes over several lines."""
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class Private:
+    """What is taken out of reports: how secrets look and are called, and which hosts and names are private."""
+
+    secrets: tuple[SecretFormat, ...]
+    strong: frozenset[str]
+    weak: frozenset[str]
+    environment: frozenset[str]
+    of_text: frozenset[str]
+    harmless: frozenset[str]
+    ordinary: frozenset[str]
+    public: tuple[str, ...]
+    suffixes: tuple[str, ...]
+    also_code: tuple[str, ...]
+    schemes: tuple[str, ...]
+    variables: tuple[str, ...]
+    common: frozenset[str]
 
 
 def read(name: str) -> dict[str, Any]:
@@ -163,7 +201,42 @@ def libraries() -> Libraries:
     """Return the libraries whose promises are tested."""
     data = read("libraries.toml")
     preload = data["preload"]
-    return Libraries(tuple(data["order"]), tuple(preload["safe"]), tuple(preload["full"]))
+    return Libraries(tuple(data["order"]), tuple(preload["safe"]), tuple(preload["full"]), tuple(data["environment"]))
+
+
+@functools.cache
+def private() -> Private:
+    """Return what is taken out of reports; the file explains its keys."""
+    data = read("redaction.toml")
+    keys = {
+        "names": ("strong", "weak", "environment", "of_text", "harmless"),
+        "values": ("ordinary",),
+        "addresses": ("public", "suffixes", "also_code", "schemes", "variables"),
+        "people": ("common",),
+    }
+    _refuse_unknown("redaction.toml", data, ("secret", *keys))
+    for table, known in keys.items():
+        _refuse_unknown(f"redaction.toml [{table}]", data[table], known)
+    for entry in data["secret"]:
+        _refuse_unknown(
+            "redaction.toml [[secret]]", entry, ("kind", "keywords", "pattern", "word", "after", "lines", "reference")
+        )
+    names, addresses = data["names"], data["addresses"]
+    return Private(
+        secrets=tuple(SecretFormat(**{**entry, "keywords": tuple(entry["keywords"])}) for entry in data["secret"]),
+        strong=frozenset(names["strong"]),
+        weak=frozenset(names["weak"]),
+        environment=frozenset(names["environment"]),
+        of_text=frozenset(names["of_text"]),
+        harmless=frozenset(names["harmless"]),
+        ordinary=frozenset(data["values"]["ordinary"]),
+        public=tuple(addresses["public"]),
+        suffixes=tuple(addresses["suffixes"]),
+        also_code=tuple(addresses["also_code"]),
+        schemes=tuple(addresses["schemes"]),
+        variables=tuple(addresses["variables"]),
+        common=frozenset(data["people"]["common"]),
+    )
 
 
 def _refuse_unknown(where: str, given: Mapping[str, Any], known: Iterable[str]) -> None:

@@ -7,8 +7,8 @@ import datetime
 import pytest
 
 from ftdoctor.cells import Cell
-from ftdoctor.config import Accepted, Config, find
-from ftdoctor.errors import ConfigError
+from ftdoctor.config import Accepted, Config, find, here
+from ftdoctor.errors import ConfigError, UsageError
 
 
 def write(folder, text, name="ftdoctor.toml"):
@@ -97,6 +97,15 @@ def test_everything_that_can_be_said(tmp_path):
         ("[[accept]]\nprobe = 'x'\nreason = 'y'\ncells = {famly = 'llama'}", "did you mean 'family'"),
         ("[[accept]]\nprobe = 'x'\nreason = 'y'\ncell = {}", "did you mean 'cells'"),
         ("profile = ", "is not valid TOML"),
+        ("jobs = -3", "jobs = -3 is not above zero"),
+        ("jobs = 0", "jobs = 0 is not above zero"),
+        ("timeout = -1", "timeout = -1 is not above zero and finite"),
+        ("timeout = nan", "timeout = nan is not above zero and finite"),
+        ("probes = [3]", r"probes = \[3\] holds 3, which is not of type str"),
+        ("cells = [['family=llama']]", "holds .*, which is not of type str"),
+        ("redact = [3]", r"redact = \[3\] holds 3"),
+        ("accept = [3]", "accept = 3 is no table"),
+        ("[[accept]]\nprobe = 'x'\nreason = 'y'\ncells = 3", "is no table of probe, reason and cells"),
     ],
 )
 def test_a_mistake_names_the_file_and_the_way_out(tmp_path, text, sentence):
@@ -104,6 +113,23 @@ def test_a_mistake_names_the_file_and_the_way_out(tmp_path, text, sentence):
     with pytest.raises(ConfigError, match=sentence) as caught:
         find(write(tmp_path, text))
     assert "ftdoctor.toml" in str(caught.value)
+
+
+def test_a_report_may_stand_at_home(tmp_path, monkeypatch):
+    """No shell replaces the `~` of a file."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert find(write(tmp_path, "html = '~/report.html'")).html == str(tmp_path / "home" / "report.html")
+    assert find(write(tmp_path, "")).html == ""
+
+
+def test_a_working_folder_that_is_gone_is_said(tmp_path, monkeypatch):
+    """Not traced back."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    with pytest.raises(UsageError, match="does not exist any more; change to one that does"):
+        here()
 
 
 TODAY = datetime.date(2026, 6, 1)

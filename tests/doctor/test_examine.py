@@ -9,7 +9,6 @@ import pytest
 
 import ftdoctor_matrix as matrix
 from ftdoctor import examine, registry
-from ftdoctor.runner.journal import Journal
 
 
 @pytest.fixture

@@ -23,10 +23,14 @@ def record(
         name: which row, and who made the labels.
         ids: tokens of the row, one a position.
         labels: one a position, -100 where nothing is scored.
-        wanted: the runs of text that should be scored, in order.
+        wanted: the runs of text that should be scored, in order. White space around a run may be scored or not.
     """
     tokens = [tokenizer.decode([token]) for token in ids]
-    check.label_mask(name, tokens, [label != IGNORED for label in labels], expected(tokenizer, ids, wanted))
+    scored = [label != IGNORED for label in labels]
+    should = expected(tokenizer, ids, wanted)
+    beside = [any(should[max(i - 1, 0) : i + 2]) for i in range(len(should))]
+    free = [token.isspace() and near for token, near in zip(tokens, beside, strict=False)]
+    check.label_mask(name, tokens, scored, [e or (f and s) for e, f, s in zip(should, free, scored, strict=False)])
 
 
 def expected(tokenizer: Any, ids: Sequence[int], wanted: Sequence[str]) -> list[bool]:

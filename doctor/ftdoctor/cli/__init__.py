@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from ftdoctor import __version__
+from ftdoctor.cli.streams import silence
 from ftdoctor.errors import FtdoctorError
 
 COMMANDS = {
     "check": "Examine this machine and its fine-tuning stack.",
+    "report": "Render a run again: HTML, Markdown, JUnit, JSON, or on the terminal.",
+    "diff": "Compare two runs: before and after an upgrade, or two machines.",
     "list": "List the probes, axes or profiles.",
     "explain": "Explain a probe: its promise, why it matters, the cure, its faults.",
     "env": "Show the machine and the versions of the stack, without importing it.",
@@ -22,6 +27,9 @@ COMMANDS = {
     "selftest": "Put every fault into the stack and see whether its probe catches it.",
     "completion": "Print the completion script for a shell.",
 }
+
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
 
 class Commands(click.Group):
@@ -81,12 +89,29 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
+        _leave_the_reader()
+    except SystemExit as leaving:  # how rich leaves
+        if not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        _leave_the_reader()
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename:
+            raise
+        silence(sys.stdout)
+        fail(f"What this command shows could not be written: {error.strerror}.")
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _leave_the_reader() -> NoReturn:
+    """Leave as a program does whose reader has left."""
+    silence(sys.stdout)
+    sys.exit(141)
+
+
 def fail(sentence: str) -> Any:
-    """Print one sentence on standard error and leave with exit status 2."""
-    click.echo(f"ftdoctor: {sentence}", err=True)
+    """Print one sentence on standard error and leave with exit status 2; it may quote what steers a terminal."""
+    from ftdoctor.wording import visible
+
+    with contextlib.suppress(OSError):  # nobody is left to be told
+        click.echo(f"ftdoctor: {visible(sentence)}", err=True)
     sys.exit(2)

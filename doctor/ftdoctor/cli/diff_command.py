@@ -43,16 +43,16 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
     from ftdoctor_reports import json
     from ftdoctor_reports.difference.compare import compare
 
-    asked = formats.targets({"json": "-" if chosen["as_json"] else "", "junit": "", **chosen})
-    _refuse_sources(asked, chosen)
-    redactor = formats.redactor(chosen["no_redact"], config.find(Path.cwd()).redact)
+    asked = formats.targets({"json": "-" if chosen["as_json"] else None, **chosen})
+    formats.refuse_sources(asked, [chosen["a"], chosen["b"]])
+    redactor = formats.redactor(chosen["no_redact"], config.here().redact)
     a, b = (redactor.run(json.load(Path(chosen[side]))) for side in "ab")
     names = _names(chosen["a"], chosen["b"])
     difference = compare(a, b, (redactor.text(names[0]), redactor.text(names[1])))
+    written = _write(difference, asked)
     if "-" not in asked.values():
         _print(difference, chosen["quiet"])
-    _write(difference, asked)
-    ctx.exit(STATUS[difference.verdict])
+    ctx.exit(STATUS[difference.verdict] if written else 2)
 
 
 def _names(a: str, b: str) -> tuple[str, str]:
@@ -61,19 +61,9 @@ def _names(a: str, b: str) -> tuple[str, str]:
     return names if names[0] != names[1] else (a, b)
 
 
-def _refuse_sources(asked: Mapping[str, str], chosen: Mapping[str, Any]) -> None:
-    """Raise where what is written would replace what is compared."""
-    from ftdoctor.errors import UsageError
-
-    sources = {Path(chosen[side]).resolve() for side in "ab"}
-    for path in asked.values():
-        if path != "-" and Path(path).resolve() in sources:
-            raise UsageError(f"{path} is one of the two runs and would be replaced; name another file.")
-
-
-def _write(difference: Difference, asked: Mapping[str, str]) -> None:
+def _write(difference: Difference, asked: Mapping[str, str]) -> bool:
+    """Write every form that was asked for, and return whether all of them were; what was not is told."""
     from ftdoctor.cli.formats import put
-    from ftdoctor.errors import UsageError
     from ftdoctor.results import dumps
     from ftdoctor_reports.difference import markdown, page
 
@@ -82,11 +72,17 @@ def _write(difference: Difference, asked: Mapping[str, str]) -> None:
         "markdown": markdown.render,
         "html": page.render,
     }
-    for name, path in asked.items():
+    lost = False
+    for name, path in sorted(asked.items(), key=lambda item: item[1] == "-"):
         try:
             put(path, render[name](difference))
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror}; name another file.") from error
+            lost = True
+            shown = "Standard output" if path == "-" else path
+            click.echo(f"ftdoctor: {shown} cannot be written ({error.strerror}); name another file.", err=True)
+    return not lost
 
 
 def _print(difference: Difference, quiet: bool) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import click
 
-from ftdoctor.cli.options import console, json_flag, show_json
+from ftdoctor.cli.options import console, json_flag, no_redact_flag, show_json
 
 
 @click.command()
 @json_flag
-def command(as_json: bool) -> None:
+@no_redact_flag
+def command(as_json: bool, no_redact: bool) -> None:
     """Show the machine and the versions of the stack; imports none of them."""
     import ftdoctor_matrix as matrix
     from ftdoctor import __version__, machine
+    from ftdoctor.cli.formats import redactor
 
-    facts = machine.examine()
+    facts = redactor(no_redact).data(machine.examine())
     order = matrix.libraries().order
     stack = machine.stack(order)
     if as_json:

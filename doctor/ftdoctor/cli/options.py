@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TextIO
 
     from rich.console import Console
 
@@ -44,6 +46,15 @@ probe_option = click.option(
     shell_complete=complete_probe,
     help="Only this probe, or the probes of this area; may be given several times.",
 )
+
+
+def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Refuse what lies in no range and in each."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a number of seconds.")
+    return value
+
+
 jobs_option = click.option(
     "--jobs",
     "-j",
@@ -54,16 +65,27 @@ timeout_option = click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
+    callback=_finite,
     help="Longest time a cell may take (default 120).",
+)
+no_redact_flag = click.option(
+    "--no-redact",
+    is_flag=True,
+    help="Leave names, paths and addresses of this machine in: not for tickets.",
 )
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine.")
 
 
-def console(stderr: bool = False) -> Console:
-    """Return a console on standard output or error that neither highlights nor wraps words in two."""
+def console(stderr: bool = False, stream: TextIO | None = None) -> Console:
+    """Return a console on standard output or error that neither highlights nor wraps words in two.
+
+    Args:
+        stderr: on standard error.
+        stream: what is written to in its place.
+    """
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+    return Console(stderr=stderr, file=stream, highlight=False, soft_wrap=False)
 
 
 def show_json(data: Any) -> None:

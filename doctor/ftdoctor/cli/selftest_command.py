@@ -14,9 +14,15 @@ from ftdoctor.cli import options
 @options.jobs_option
 @options.timeout_option
 @options.json_flag
+@options.no_redact_flag
 @click.pass_context
 def command(
-    ctx: click.Context, probes: tuple[str, ...], jobs: int | None, timeout: float | None, as_json: bool
+    ctx: click.Context,
+    probes: tuple[str, ...],
+    jobs: int | None,
+    timeout: float | None,
+    as_json: bool,
+    no_redact: bool,
 ) -> None:
     """Put every fault into the stack, each in a process of its own, and see whether its probe catches it.
 
@@ -25,6 +31,7 @@ def command(
     Exit status: 0 every fault was caught, 1 one was missed or a probe is red without a fault, 3 nothing ran.
     """
     from ftdoctor import registry
+    from ftdoctor.cli.formats import redactor
     from ftdoctor.examine import Request
     from ftdoctor.results import encode
     from ftdoctor.selftest import trials
@@ -34,8 +41,8 @@ def command(
         jobs=jobs or 0,
         timeout=timeout or 0.0,
     )
-    out = options.console(stderr=as_json)
-    found = trials(request, lambda trial: _line(out, trial))
+    out, clean = options.console(stderr=as_json), redactor(no_redact)
+    found = [clean.record(trial) for trial in trials(request, lambda trial: _line(out, clean.record(trial)))]
     if as_json:
         options.show_json([{**encode(t), "ok": t.ok} for t in found])
     _summary(out, found)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.diagnosis.owner import frame_of, frames_of
+from ftdoctor.redaction import secrets_here
 from ftdoctor.registry import probe_of
 from ftdoctor.results import CheckRecord, Curve, LabelMask, Level, Outcome, Raised, decode, encode
 from ftdoctor.runner import processes
@@ -107,7 +108,7 @@ def _verdict(task: Task, folder: Path, send: Callable[[dict[str, Any]], None]) -
         probe = probe_of(task.module)
         if task.fault:
             probe.find_fault(task.fault).apply(Patch(folder, task.cell.asdict()))
-        probe.function(Bench(task.cell, folder, task.settings), Check(sink, frame_of))
+        probe.function(Bench(task.cell, folder, task.settings), Check(sink, frame_of, secrets_here().text))
     except SkipCell as skip:
         return {"outcome": Outcome.SKIPPED.value, "reason": str(skip)}
     except BaseException as error:  # noqa: BLE001 - whatever a probe raises is its verdict
@@ -115,7 +116,7 @@ def _verdict(task: Task, folder: Path, send: Callable[[dict[str, Any]], None]) -
         if is_out_of_memory(error):
             return {
                 "outcome": Outcome.CRASHED.value,
-                "reason": f"out of memory: {shorten(str(error) or type(error).__name__, 300)}",
+                "reason": f"out of memory: {_brief(str(error) or type(error).__name__, 300)}",
                 "raised": raised,
             }
         return {"outcome": Outcome.FAILED.value, "raised": raised}
@@ -153,14 +154,19 @@ def _raised(error: BaseException) -> Raised:
     return Raised(
         type=type(error).__name__,
         message=_line(error),
-        traceback=shorten("".join(traceback.format_exception(error)), 20_000),
+        traceback=_brief("".join(traceback.format_exception(error)), 20_000),
         origin="" if root is error else f"{type(root).__name__}: {_line(root)}",
         frames=frames_of(root.__traceback__),
     )
 
 
 def _line(error: BaseException) -> str:
-    return shorten(" ".join(str(error).split()), 600)
+    return _brief(" ".join(str(error).split()), 600)
+
+
+def _brief(text: str, limit: int) -> str:
+    """Cut a text, its secrets taken out before: half of one would not be recognised later."""
+    return shorten(text, limit, secrets_here().text)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -171,5 +177,9 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _told(caught: list[warnings.WarningMessage]) -> list[str]:
-    told = [f"{w.category.__name__}: {shorten(' '.join(str(w.message).split()), 300)}" for w in caught]
-    return list(dict.fromkeys(told))[:WARNINGS_KEPT]
+    told: dict[str, None] = {}
+    for warning in dict.fromkeys(f"{w.category.__name__}: {' '.join(str(w.message).split())}" for w in caught):
+        told[_brief(warning, 300)] = None
+        if len(told) == WARNINGS_KEPT:
+            break
+    return list(told)

@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ftdoctor.redaction import secrets_here
 from ftdoctor.results import CellResult, CheckRecord, Curve, LabelMask, Outcome, decode, encode
 from ftdoctor.runner import processes
 from ftdoctor.runner.task import KINDS, Task
@@ -30,6 +31,8 @@ TICK = 0.05
 CANARY_SECONDS = float(os.environ.get("FTDOCTOR_CANARY_SECONDS", "20"))
 HEAD = 16 * 1024
 TAIL = 48 * 1024
+LINE = 8 * 1024
+"""Characters of a line that go where it was cut: what tells a secret stands no further before it."""
 OUTPUT_KEPT = 8_000
 EVIDENCE: dict[str, type] = {"checks": CheckRecord, "curves": Curve, "label_masks": LabelMask}
 """Fields of a result to the evidence that stands in them."""
@@ -54,11 +57,18 @@ class Capture:
             data = data[room:]
         self.tail = (self.tail + data)[-TAIL:]
 
-    def text(self) -> str:
-        """Return what was kept as text."""
-        left_out = self.size - len(self.head) - len(self.tail)
-        middle = f"\n[... {left_out} bytes left out ...]\n".encode() if left_out else b""
-        return (bytes(self.head) + middle + bytes(self.tail)).decode(errors="replace")
+    def text(self, scrub: Callable[[str], str] = str) -> str:
+        """Return what was kept as text, which `scrub` has gone through.
+
+        Where something was left out, the lines that were cut go too: of what begins or ends in the middle, `scrub`
+        could not know what it is.
+        """
+        if self.size == len(self.head) + len(self.tail):
+            return scrub(bytes(self.head + self.tail).decode(errors="replace"))
+        head, tail = (scrub(bytes(part).decode(errors="replace")) for part in (self.head, self.tail))
+        head = head[: max(head.rfind("\n"), len(head) - LINE)]
+        tail = tail[min(tail.find("\n") % len(tail), LINE) :]
+        return f"{head}\n[... {self.size - len(head.encode()) - len(tail.encode())} bytes left out ...]\n{tail}"
 
 
 @dataclass
@@ -79,6 +89,7 @@ class Running:
 def main() -> None:
     """Serve tasks until standard input ends."""
     mode, reply = sys.argv[1], int(sys.argv[2])
+    secrets_here()  # read once, before anything forks
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     processes.adopt_orphans()
     host = Host(reply, _start_fresh if mode == "fresh" else _start_fork)
@@ -258,7 +269,7 @@ def verdict(run: Running, status: int, seconds: float) -> CellResult:
         reason = "returned garbage instead of a verdict"
     if not reason and end is None:
         reason = f"{_end_of(status)} before its verdict"
-    output = shorten(run.output.text(), OUTPUT_KEPT)
+    output = shorten(run.output.text(secrets_here().text), OUTPUT_KEPT)
     if reason or end is None:
         return CellResult(
             probe=run.task.probe,

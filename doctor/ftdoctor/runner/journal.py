@@ -1,4 +1,7 @@
-"""The journal: every result appended as it arrives, so that a killed run keeps what it had and can go on."""
+"""The journal: every result appended as it arrives, so that a killed run keeps what it had and can go on.
+
+It stays on this machine and keeps names and paths, which resuming needs, but no secret.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from ftdoctor.errors import FtdoctorError, JournalError
+from ftdoctor.redaction import secrets_here
 from ftdoctor.results import CellResult, decode, encode
 
 if TYPE_CHECKING:
@@ -79,11 +83,11 @@ class Journal:
 
     def begin(self, header: Mapping[str, Any]) -> None:
         """Write the header of a new run."""
-        self._append({"header": encode(header)})
+        self._append({"header": secrets_here().data(encode(header))})
 
     def add(self, result: CellResult) -> None:
         """Append a result."""
-        self._append({"result": encode(result)})
+        self._append({"result": encode(secrets_here().record(result))})
 
     def header(self) -> dict[str, Any]:
         """Return the header.

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftdoctor.redaction import secrets_here
 from ftdoctor.results import CellResult, Isolation, Outcome, decode, encode
 from ftdoctor.runner import processes
 from ftdoctor.runner.host import safe_path
@@ -46,7 +47,7 @@ def environment(cache: Path) -> dict[str, str]:
     return {
         **kept,
         **{name: str(cache / folder) for name, folder in folders.items()},
-        "PWD": str(Path.cwd()),  # where the user is; cells work in folders of their own
+        "PWD": _here(),  # where the user is; cells work in folders of their own
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -61,6 +62,14 @@ def environment(cache: Path) -> dict[str, str]:
         "PYTHONFAULTHANDLER": "1",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _here() -> str:
+    """Return the working folder, or where it was: it may be gone in the middle of a run."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return os.environ.get("PWD", "/")
 
 
 class Pool:
@@ -234,7 +243,7 @@ class _Host:
 
     def last_words(self) -> str:
         """Return the end of what the host printed."""
-        return self.log.read_text(errors="replace")[-4000:]
+        return secrets_here().text(self.log.read_text(errors="replace")[-1_000_000:])[-4000:]
 
     def stop(self) -> None:
         """Close its standard input, upon which it ends its cells and itself; kill it if it does not."""

@@ -35,3 +35,16 @@ def test_a_row_without_the_text_expects_nothing(make_bench):
     """It is not the row that was meant."""
     assert of(make_bench(family="llama"), ["something else"]).expected == ()
     assert of(make_bench(family="llama"), []).expected == ()
+
+
+def test_white_space_around_a_run_may_be_scored_or_not(make_bench):
+    """A template ends a turn with a line feed, which one trainer scores and another one does not; other text is told."""
+    tokenizer = make_bench(family="qwen3").tokenizer()
+    ids = tokenizer.encode("Say.\nhello\n!", add_special_tokens=False)
+    sent = []
+    for labels in ([-100] * len(ids), ids):
+        masks.record(Check(sent.append), tokenizer, "a row", ids, labels, ["hello"])
+    none, everything = (dict(zip(mask.tokens, mask.expected, strict=True)) for mask in sent)
+
+    assert [none["\n"], none["!"], none["lo"]] == [False, False, True]
+    assert [everything["\n"], everything["!"], everything["lo"]] == [True, False, True]

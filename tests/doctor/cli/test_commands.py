@@ -122,6 +122,7 @@ def test_json_on_standard_output_is_nothing_but_json(unruly, ftdoctor):
     assert report["outcome"] == "findings"
     assert report["results"][0]["checks"][0] == {
         "name": "sum", "ok": False, "measured": "2", "expected": "3", "tolerance": "", "why": "", "level": "fail", "owner": None, "beside": [],
+        "value": None, "allowed": None,
     }  # fmt: skip
 
 
@@ -130,7 +131,7 @@ def test_reports_are_written_into_folders_that_are_made(unruly, ftdoctor, tmp_pa
     done = ftdoctor("check", "--probe", "healthy", "--json", "a/b.json", "--html", "c/d.html", light=True)
 
     assert done.returncode == 0
-    assert json.loads((tmp_path / "a/b.json").read_text())["schema"] == "ftdoctor/1"
+    assert json.loads((tmp_path / "a/b.json").read_text())["schema"] == "ftdoctor/2"
     assert (tmp_path / "c/d.html").read_text().startswith("<!doctype html>")
 
 
@@ -254,12 +255,12 @@ def test_selftest_as_json(unruly, ftdoctor):
 
 def test_a_profiles_areas_hold_where_no_probe_is_named():
     """A first look leaves the components out, but not where they are asked for."""
-    from ftdoctor.cli.check_command import _asked
+    from ftdoctor.cli.asking import asked as request_of
     from ftdoctor.config import Config
 
     chosen = dict.fromkeys(("probes", "cells", "model", "jobs", "timeout", "trust_remote_code"))
     asked = [
-        _asked({**chosen, "profile": "quick", "probes": names}, Config()).probes for names in ((), ("components",))
+        request_of({**chosen, "profile": "quick", "probes": names}, Config()).probes for names in ((), ("components",))
     ]
 
     assert {probe.area for probe in asked[0].values()} == {
@@ -271,3 +272,17 @@ def test_a_profiles_areas_hold_where_no_probe_is_named():
         "training",
     }
     assert {probe.area for probe in asked[1].values()} == {"components"}
+
+
+def test_a_run_with_its_selftest_says_what_is_proven(unruly, ftdoctor, tmp_path):
+    """The faults of the probes that were examined; one that is missed is a note, and changes no verdict."""
+    done = ftdoctor("check", "--probe", "resources", "--probe", "sleepy", "--selftest", "--json", "r.json", light=True)
+    report = json.loads((tmp_path / "r.json").read_text())
+    verdicts = {(t["probe"], t["fault"]): t["verdict"] for t in report["selftest"]}
+
+    assert {probe for probe, _ in verdicts} == {"resources", "sleepy"}
+    assert all(verdict in ("caught", "clean") for (probe, _), verdict in verdicts.items() if probe == "resources")
+    assert "missed" in verdicts.values()
+    assert any("is not proven here" in note for note in report["notes"])
+    assert done.returncode == {"healthy": 0, "findings": 1}[report["outcome"]], done.stderr
+    assert " caught, " in done.stdout

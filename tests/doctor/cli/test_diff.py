@@ -71,7 +71,7 @@ def test_the_exit_status_says_what_b_is(ftdoctor, files, a, b, status, verdict):
         (("good.json", "none.json"), "The report none.json cannot be read: No such file or directory."),
         (("broken.json", "good.json"), "broken.json is not a report of ftdoctor: "),
         (("good.json",), "Missing argument 'B'"),
-        (("good.json", "bad.json", "--html", "bad.json"), "bad.json is one of the two runs and would be replaced; name another file."),
+        (("good.json", "bad.json", "--html", "bad.json"), "bad.json is read, and would be written over; name another file."),
         (("good.json", "bad.json", "--json", "--markdown"), "--json and --markdown both go to standard output; give one of them another file."),
         (("good.json", "bad.json", "--html", "good.json/x.html"), "The report good.json/x.html cannot be written: "),
     ],
@@ -133,3 +133,23 @@ def test_it_imports_no_library_of_the_stack(files):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=files)
 
     assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+def test_a_form_that_cannot_be_written_takes_no_other_away(ftdoctor, files):
+    """It is named, and the status says neither better nor worse."""
+    done = ftdoctor("diff", "good.json", "bad.json", "--html", "/dev/full", "--markdown", "d.md", "--json")
+
+    assert done.returncode == 2
+    assert done.stderr == "ftdoctor: /dev/full cannot be written (No space left on device); name another file.\n"
+    assert (files / "d.md").exists()
+    assert json.loads(done.stdout)["verdict"] == "worse"
+
+
+def test_what_is_compared_is_not_written_over(ftdoctor, files):
+    """Also where it has another name."""
+    (files / "link.json").symlink_to("good.json")
+    done = ftdoctor("diff", "good.json", "bad.json", "--html", "link.json")
+
+    assert done.returncode == 2
+    assert "link.json is read, and would be written over; name another file." in done.stderr

@@ -46,7 +46,7 @@ def test_a_run_killed_in_the_middle_is_finished_with_the_same_results(unruly, ft
     wait_for(lambda: any(p.read_text().count('"result"') >= 2 for p in set(state_folder.glob("runs/*/*")) - before))
     run.kill()
     run.communicate()
-    resumed = ftdoctor("check", "--resume", "--json", "report.json", light=True)
+    resumed = ftdoctor("check", "--resume", "--jobs", "1", "--json", "report.json", light=True)
 
     assert resumed.returncode == 0, resumed.stderr
     assert told(tmp_path / "report.json") == whole
