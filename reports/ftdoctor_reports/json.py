@@ -68,5 +68,5 @@ def _refuse_half(run: Run) -> None:
     try:
         headline(run.machine)
         describe(run.machine)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
         raise FtdoctorError(f"Its machine lacks facts, or has other ones ({error!r}).") from error

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from ftdoctor import __version__
 from ftdoctor.machine import headline
-from ftdoctor.results import Finding, Outcome, Run
-from ftdoctor.wording import count, printable, shorten
+from ftdoctor.results import Finding, Outcome, Run, Trial
+from ftdoctor.wording import count, shorten, visible
 from ftdoctor_reports import tally
 
 if TYPE_CHECKING:
@@ -31,18 +31,23 @@ STYLES = {
 }
 MARKS_SHOWN = 48
 """An area with more results than this shows numbers instead of a mark for each."""
+LINE = 1000
+"""Characters of a line that came from outside."""
+SHORT = 300
 
 
-def head(machine: Mapping[str, Any], stack: Mapping[str, str], model: str) -> RenderableType:
+def head(
+    machine: Mapping[str, Any], stack: Mapping[str, str], model: str, version: str = __version__
+) -> RenderableType:
     """Return the first lines: what is examined, and whether a GPU is among it."""
     lines = [
-        f"ftdoctor {__version__} · {headline(machine)}",
+        f"ftdoctor {version} · {headline(machine)}",
         " · ".join(f"{name} {version}" for name, version in stack.items())
         or "no library of the fine-tuning stack is installed",
     ]
     if model:
         lines.append(f"model {model}")
-    return Group(*(Text(line) for line in lines))
+    return Group(*(Text(_text(line, 2 * LINE)) for line in lines))
 
 
 def body(run: Run, quiet: bool = False, ascii_only: bool = False) -> RenderableType:
@@ -56,8 +61,15 @@ def body(run: Run, quiet: bool = False, ascii_only: bool = False) -> RenderableT
         if not finding.accepted:
             parts += [Text(), _finding(finding, marks)]
     if not quiet:
-        parts += [*_compared(run), *_rest(run, marks)]
+        parts += [*_compared(run), *_selftest(run), *_rest(run, marks)]
     return Group(*parts)
+
+
+def trial(made: Trial) -> Text:
+    """Return what became of a fault that was put into the stack, in a line."""
+    style = {"caught": "green", "clean": "green", "skipped": "dim"}.get(made.verdict, "bold red")
+    detail = f": {_text(made.detail, LINE)}" if made.detail and made.verdict not in ("caught", "clean") else ""
+    return Text.assemble((f"{made.verdict:<8}", style), f" {_text(made.probe)}  {_text(made.fault)}{detail}")
 
 
 def _areas(run: Run, marks: Mapping[Outcome, str]) -> RenderableType:
@@ -74,7 +86,7 @@ def _areas(run: Run, marks: Mapping[Outcome, str]) -> RenderableType:
             for outcome in Outcome:
                 if counted[outcome]:
                     line.append(f"{marks[outcome]} {counted[outcome]}  ", STYLES[outcome])
-        table.add_row(f"  {area}", line)
+        table.add_row(Text(f"  {_text(area)}"), line)
     return table
 
 
@@ -93,8 +105,15 @@ def _compared(run: Run) -> list[RenderableType]:
         for way in tally.WAYS:
             whole = promise.holds.get(way, 0) == promise.measured.get(way, 0)
             shares.append(Text(promise.share(way) or "-", "" if whole else "red"))
-        table.add_row(Text(f"{promise.probe}: {promise.check}"), *shares)
+        table.add_row(Text(_text(f"{promise.probe}: {promise.check}")), *shares)
     return [Text(), Padding(table, (0, 0, 0, 2))]
+
+
+def _selftest(run: Run) -> list[RenderableType]:
+    if not run.selftest:
+        return []
+    told = tally.selftest(run)
+    return [Text(), Text(told, "" if all(t.ok for t in run.selftest) else "bold red")]
 
 
 def _finding(finding: Finding, marks: Mapping[Outcome, str]) -> RenderableType:
@@ -111,28 +130,29 @@ def _finding(finding: Finding, marks: Mapping[Outcome, str]) -> RenderableType:
     table.add_column(overflow="fold")
     for label, text in rows:
         if text:
-            table.add_row(f"  {label}", Text(printable(text)))
-    title = Text.assemble((f"{marks[Outcome.FAILED]} {finding.probe}", "bold red"), "  ", _text(finding.summary))
+            table.add_row(f"  {label}", Text(_text(text, 4 * LINE)))
+    title = Text.assemble((f"{marks[Outcome.FAILED]} {_text(finding.probe)}", "bold red"), "  ", _text(finding.summary))
     return Group(title, table)
 
 
-def _text(text: str) -> Text:
-    return Text(printable(shorten(text, 300)))
+def _text(text: str, limit: int = SHORT) -> str:
+    """Return a text from outside so that it neither steers the terminal nor fills it."""
+    return visible(shorten(text, limit))
 
 
 def _rest(run: Run, marks: Mapping[Outcome, str]) -> list[RenderableType]:
     lines = [
-        Text(f"{marks[Outcome.WARNED]} {result.probe}  {_text(text)}", "yellow") for result, text in tally.warned(run)
+        Text(f"{marks[Outcome.WARNED]} {_text(result.probe)}  {_text(text)}", "yellow")
+        for result, text in tally.warned(run)
     ]
-    lines += [
-        Text(f"accepted  {f.probe} ({count(len(f.cells), 'cell')}): {f.accepted}", "dim")
-        for f in run.findings
-        if f.accepted
+    told = [
+        ("accepted", f"{f.probe} ({count(len(f.cells), 'cell')}): {f.accepted}") for f in run.findings if f.accepted
     ]
-    lines += [Text(f"skipped   {count(number, 'cell')}: {reason}", "dim") for reason, number in tally.skips(run)]
-    lines += [Text(f"note      {note}", "dim") for note in run.notes]
-    if run.isolation.mode != "fork server":
-        lines.append(Text(f"note      each cell ran in a fresh interpreter: {run.isolation.reason}", "dim"))
+    told += [("skipped", f"{count(number, 'cell')}: {reason}") for reason, number in tally.skips(run)]
+    told += [("note", note) for note in run.notes]
+    if run.isolation.mode == "fresh interpreters":
+        told.append(("note", f"each cell ran in a fresh interpreter: {run.isolation.reason}"))
     if not run.isolation.memory_limit_enforced:
-        lines.append(Text("note      memory limits could not be kept on this platform", "dim"))
+        told.append(("note", "memory limits could not be kept on this platform"))
+    lines += [Text(f"{label:<9} {_text(text, LINE)}", "dim") for label, text in told]
     return [Text(), *lines] if lines else []

@@ -55,6 +55,16 @@ def shown(difference, width=100, ascii_only=False, **more):
     return out.getvalue()
 
 
+def test_what_is_to_be_done_is_never_cut(make_run):
+    """Half a cure is none."""
+    run = make_run("findings")
+    cure = " ".join(f"step {number}, then" for number in range(60)) + " done"
+    sick = replace(run, findings=(replace(run.findings[0], cure=cure),))
+    text = " ".join(shown(compare(make_run("healthy"), sick)).split())
+
+    assert cure in text
+
+
 def test_the_terminal_names_the_verdict_and_what_speaks_for_it(worse, new):
     """Both runs, the findings with culprit and cure, the cells, and nothing that is the same."""
     text = shown(worse)

@@ -24,7 +24,7 @@ from ftdoctor.results import (
     Run,
     Skipped,
 )  # fmt: skip
-from ftdoctor_reports import html, json, tally, terminal
+from ftdoctor_reports import html, json, markdown, tally, terminal
 
 EVIL = "<script>alert(1)</script>\x1b[31m\x00 & \"quoted\" 'text'"
 CELLS = [Cell.of({"family": "llama", "vocabulary": v}) for v in ("512", "128k")]
@@ -152,3 +152,31 @@ def test_many_cells_of_an_area_are_counted():
     results = run().results * 30
 
     assert "✓ 30  ✗ 30" in shown(run(results=results))
+
+
+def test_nothing_from_outside_steers_the_terminal_or_fills_it():
+    """Neither a name, an area, a reason nor a note, as of a document that somebody else has sent."""
+    evil = "\x1b]0;title\x07\x9b31m\u202e" + "x" * 9000
+    made = run(
+        model=evil,
+        stack={evil: evil},
+        notes=(evil,),
+        areas={"resources": evil, evil: evil},
+        isolation=Isolation("fresh interpreters", evil),
+        skipped=(Skipped(evil, Cell(), evil),),
+        findings=(Finding(evil, evil, (Cell.of({evil: evil}),), accepted=evil), *run().findings),
+        results=(CellResult(evil, Cell.of({evil: evil}), Outcome.WARNED, checks=(CheckRecord(evil, False, evil),)),),
+    )
+    text = shown(made)
+
+    assert not set("\x1b\x07\x9b\u202e") & set(text)
+    assert "\\x1b]0;title" in text
+    assert len(text) < 30_000
+
+
+def test_a_run_that_was_killed_does_not_say_how_it_was_isolated():
+    """Nobody was left to tell."""
+    killed = run(isolation=Isolation("unknown", "killed"))
+    for form in (shown(killed), markdown.render(killed)):
+        assert "interpreter" not in form
+    assert "each cell ran in a fresh interpreter: why" in shown(run(isolation=Isolation("fresh interpreters", "why")))

@@ -164,7 +164,7 @@ def test_it_reads_in_order(page_of):
     page = page_of("healthy")
     text = Page(page).text
     order = [
-        "healthy; 49 of 55 planned cells examined", "Linux x86_64 · 16 cores · no GPU", "torch 2.13.0+cpu · transformers 4.57.2",
+        "healthy; 49 of 55 planned cells examined", "Linux x86_64 · 16 cores · no GPU", "Python 3.11.9 · torch 2.13.0+cpu · transformers 4.57.2",
         "Findings", "No promise was broken in what was examined.", "Matrix", "What did not run, and why", "6 cells: this machine has no CUDA device",
         "the cache of the tokenizers was empty", "Components", "Sensitivity", "Evidence", "What tokenizer-reload promises",
         "Timings", "Versions and machine", "HF_TOKEN", "Redaction", "user name", "As Markdown",
@@ -201,6 +201,33 @@ def test_a_finding_says_what_whose_when_and_what_to_do(page_of):
     assert "free disk: measured 1 GiB, expected 5 GiB" in told(page, "findings")
     assert "Fatal Python error" in told(page, "finding-3")
     assert "known (docs/known.md)" in told(page, "finding-4")
+
+
+def test_many_findings_are_listed_before_the_first(runs, page_of):
+    """A line each with whose it is and a link, so that all of them are seen at once; few ones list themselves."""
+    culprit = Culprit("transformers", "4.57.2", "a.py", 7)
+    found = [
+        Finding("p", f"summary {i}", (Cell(),), culprit if i else None, accepted="known" if i == 2 else "")
+        for i in range(6)
+    ]
+    text = html.render(runs.run((), findings=tuple(found), outcome="findings"))
+    listed = re.search(r'<nav class="listed".*?</nav>', text)[0]
+
+    assert re.findall(r'href="#(finding-\d)"', listed) == [f"finding-{i}" for i in (1, 2, 4, 5, 6)]
+    assert "summary 1</bdi> <small>transformers 4.57.2, 1 cell</small>" in listed
+    assert "summary 0</bdi> <small>1 cell</small>" in listed
+    assert text.index(listed) < text.index('id="finding-1"')
+    assert "summary 2" not in listed
+    assert 'class="listed"' not in page_of("findings")
+
+
+def test_code_in_a_sentence_is_set_as_code(runs):
+    """In the promise and the cure; what is not closed stays as it is."""
+    finding = Finding("p", "x", (Cell(),), cure="set `a = <b>` and ` alone")
+    text = html.render(runs.run((), findings=(finding,), promises={"p": "`model.eval()` is kept"}, outcome="findings"))
+
+    assert "set <code>a = &lt;b&gt;</code> and ` alone" in text
+    assert "<code>model.eval()</code> is kept" in text
 
 
 def test_evidence_of_a_finding_is_measured_against_expected(page_of):

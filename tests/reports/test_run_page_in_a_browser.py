@@ -175,6 +175,20 @@ def test_the_view_is_in_the_address(make_run, page_of, opened):
     until(page, lambda: squares(page) == placed(run, outcome=["warned"]))
 
 
+def test_back_to_the_page_without_a_view_is_back_to_all_cells(page_of, opened):
+    """The address and what is shown agree."""
+    page = opened(page_of("findings"))
+    every = squares(page)
+    page.find_element("css selector", "nav a[href='#matrix']").click()
+    check(page, "failed")
+    until(page, lambda: page.execute_script("return location.hash") == "#?outcome=failed")
+    page.back()
+    until(page, lambda: squares(page) == every)
+
+    assert page.execute_script("return location.hash") == ""
+    assert not one(page, "filtered").is_displayed()
+
+
 def test_a_link_to_a_cell_shows_it(page_of, opened):
     """Though it is folded, and though a filter hides it; a square leads to its line."""
     place = "token-mean-loss:dtype=bfloat16"
@@ -270,7 +284,7 @@ def test_what_is_needed_in_a_ticket_is_copied(make_run, page_of, opened):
     assert copied("#finding-1 button[data-what='the finding']") == markdown.finding(run, run.findings[0])
     assert copied("#finding-1 button[data-what='the command']") == run.findings[0].again
     assert copied("#finding-1 button[data-what='the culprit']") == str(run.findings[0].culprit)
-    assert copied("button[data-what='the stack']").startswith("torch 2.13.0+cpu · transformers 4.57.2")
+    assert copied("button[data-what='the stack']").startswith("Python 3.11.9 · torch 2.13.0+cpu · transformers 4.57.2")
 
 
 def test_it_is_copied_where_there_is_no_clipboard_for_pages(make_run, page_of, opened):

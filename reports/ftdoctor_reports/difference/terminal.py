@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ROWS = 20
 """Rows of a section; the other ones are counted."""
 TEXT = 300
+WHOLE = 1500
+"""Characters of what is to be done, which must not be cut."""
 SHORT = 40
 """Texts up to this length share a line."""
 STYLES = {"good": "green", "bad": "red", "warn": "yellow"}
@@ -41,9 +43,9 @@ class Look:
     width: int
     ascii_only: bool = False
 
-    def text(self, text: str, style: str = "") -> Text:
+    def text(self, text: str, style: str = "", limit: int = TEXT) -> Text:
         """Return a text in which nothing is hidden, shortened."""
-        shown = visible(shorten(text, TEXT)).replace("\n", "\\n")
+        shown = visible(shorten(text, limit)).replace("\n", "\\n")
         return Text(shown.translate(ASCII) if self.ascii_only else shown, style)
 
 
@@ -89,7 +91,7 @@ def _finding(change: FindingChange, look: Look) -> RenderableType:
     table.add_column(overflow="fold")
     for label, text in shown:
         if text:
-            table.add_row(f"  {label}", look.text(text))
+            table.add_row(f"  {label}", look.text(text, limit=WHOLE if label in ("cure", "again") else TEXT))
     title = look.text(f"{change.told}: {finding.probe}", FINDINGS.get(change.kind, "bold"))
     return Group(title, table)
 

@@ -118,7 +118,7 @@ def _skipped(run: Run) -> tuple[str, str]:
     curves, masks = (sum(len(getattr(r, name)) for r in run.results) for name in ("curves", "label_masks"))
     if curves or masks:
         lines.append(f"Note: {count(curves, 'curve')} and {count(masks, 'label mask')} are in the HTML report")
-    if run.isolation.mode != "fork server":
+    if run.isolation.mode == "fresh interpreters":
         lines.append(f"Note: each cell ran in a fresh interpreter: {prose(run.isolation.reason)}")
     if not run.isolation.memory_limit_enforced:
         lines.append("Note: memory limits could not be kept on this platform")

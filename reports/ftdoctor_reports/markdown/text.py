@@ -35,6 +35,8 @@ _WORD = re.compile(
     r"[^\W_]+(?:(?:_|[-./='’%,]+)[^\W_]+)*%?"  # joined by signs that mean nothing between letters
     r"""[)"'.,;:!?]*"""
 )
+_SPAN = re.compile(r"(?:(?<=\s)|^)(\(?)`([^`\s](?:[^`]*[^`\s])?)`([).,;:!?]*)(?=\s|$)")
+"""What a sentence puts between backticks, with the signs around it."""
 _SIGNS = frozenset("·–…/→")
 """What may stand alone between words."""
 _REFERENCE = re.compile(
@@ -62,16 +64,26 @@ def code(text: str, limit: int = LINE) -> str:
 
 
 def prose(text: str, limit: int = LINE) -> str:
-    """Return a text as words of a sentence; what is no plain word stands in code.
+    """Return a text as words of a sentence; what is no plain word stands in code, as what it calls code itself does.
 
     It may follow anything, and begins no list or heading where it stands first.
     """
-    words = shorten(" ".join(visible(shorten(text, 4 * limit)).split()), limit).split(" ")
-    plain = [_is_plain(word, first=not number) for number, word in enumerate(words)]
+    shown = shorten(" ".join(visible(shorten(text, 4 * limit)).split()), limit)
+    made, end = [], 0
+    for span in _SPAN.finditer(shown):
+        made += [_words(shown[end : span.start()], not end), f"{span[1]}{code(span[2], limit)}{span[3]}"]
+        end = span.end()
+    return " ".join(part for part in [*made, _words(shown[end:], not end)] if part)
+
+
+def _words(text: str, begins: bool) -> str:
+    """Return words with those that are not plain in code; `begins` where nothing stands before them."""
+    words = text.split()
+    plain = [_is_plain(word, first=begins and not number) for number, word in enumerate(words)]
     runs = []
     for is_plain, pairs in groupby(zip(words, plain, strict=True), key=lambda pair: pair[1]):
         run = " ".join(word for word, _ in pairs)
-        runs.append(run if is_plain else code(run, limit))
+        runs.append(run if is_plain else code(run, len(run)))
     return " ".join(runs)
 
 

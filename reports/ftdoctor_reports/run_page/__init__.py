@@ -49,7 +49,9 @@ def render(run: Run) -> str:
 
 def _head(run: Run) -> ET.Element:
     """Return the verdict, and what it is about."""
-    stack = " · ".join(f"{cut(name, SHORT)} {cut(version, SHORT)}" for name, version in run.stack.items())
+    python = {"Python": str(run.machine.get("python", ""))} if run.stack else {}
+    named = {name: version for name, version in {**python, **run.stack}.items() if version}
+    stack = " · ".join(f"{cut(name, SHORT)} {cut(version, SHORT)}" for name, version in named.items())
     asked = [run.started, f"profile {run.profile}", f"ftdoctor {run.ftdoctor}"]
     rows = [
         ("machine", h("span", h("span", cut(headline(run.machine))), button("", "the machine"))),

@@ -11,7 +11,7 @@ from ftdoctor_reports.html import definitions, h
 from ftdoctor_reports.run_page import curves, masks
 from ftdoctor_reports.run_page.matrix import outcomes
 from ftdoctor_reports.run_page.places import grouped
-from ftdoctor_reports.run_page.text import LINE, SHORT, cut
+from ftdoctor_reports.run_page.text import LINE, SHORT, cut, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ def _probe(area: str, probe: str, place: str, results: Placed, promise: str) -> 
         h("small", f" {cut(area, SHORT)} · {counted}" + (f" · {seconds(spent)}" if spent else ""), class_="note"),
     )
     body = (
-        h("p", cut(promise), class_="promise") if promise else None,
+        h("p", sentence(promise), class_="promise") if promise else None,
         _table(results),
         *_expectations(of_probe),
         *curves.figures(results),

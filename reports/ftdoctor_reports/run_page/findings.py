@@ -8,7 +8,7 @@ from ftdoctor.results import CellResult, CheckRecord, Finding, Level, Outcome, R
 from ftdoctor.wording import count
 from ftdoctor_reports import tally
 from ftdoctor_reports.html import definitions, h, table
-from ftdoctor_reports.run_page.text import SHORT, block, cut
+from ftdoctor_reports.run_page.text import LINE, SHORT, block, cut, sentence
 from ftdoctor_reports.run_page.traceback import traceback
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LISTED = 200
 """Cells of a finding that are named."""
 FEW = 3
-"""More cells than these are folded."""
+"""More cells than these are folded; more findings than these are listed before the first of them."""
 MARKDOWN = 150_000
 """Characters of Markdown on the page for single findings; later ones have only the report's."""
 
@@ -31,7 +31,7 @@ def section(run: Run, found: Places) -> ET.Element:
     shown = [(_finding(i, finding, run, found, copies), finding.accepted) for i, finding in enumerate(run.findings, 1)]
     unsettled = [article for article, accepted in shown if not accepted]
     accepted = [article for article, accepted in shown if accepted]
-    made = h("section", h("h2", "Findings"), *unsettled, id="findings")
+    made = h("section", h("h2", "Findings"), _listed(run, unsettled), *unsettled, id="findings")
     if not unsettled:
         made.append(h("p", _none(run, bool(accepted))))
     if warned := [_warning(result, text, found) for result, text in tally.warned(run)]:
@@ -40,6 +40,21 @@ def section(run: Run, found: Places) -> ET.Element:
     if accepted:
         made.append(h("details", h("summary", count(len(accepted), "accepted finding")), *accepted))
     return made
+
+
+def _listed(run: Run, shown: Sequence[ET.Element]) -> ET.Element | None:
+    """Return the open findings in a line each, where they are too many to be seen at once."""
+    if len(shown) <= FEW:
+        return None
+    listed = [_line(i, finding) for i, finding in enumerate(run.findings, 1) if not finding.accepted]
+    return h("nav", h("ol", *listed), {"aria-label": "Open findings"}, class_="listed")
+
+
+def _line(number: int, finding: Finding) -> ET.Element:
+    link = h("a", cut(finding.probe, SHORT), href=f"#finding-{number}")
+    whose = f"{finding.culprit.distribution} {finding.culprit.version}, " if finding.culprit else ""
+    where = h("small", cut(whose, SHORT), count(len(finding.cells), "cell"))
+    return h("li", link, " ", h("bdi", cut(finding.summary, LINE // 3)), " ", where)
 
 
 def _none(run: Run, accepted: bool) -> str:
@@ -74,10 +89,10 @@ def _finding(number: int, finding: Finding, run: Run, found: Places, copies: Map
     outcome = first.outcome if first else Outcome.FAILED
     again = [h("code", cut(finding.again)), button("", "the command")] if finding.again else []
     rows: list[tuple[str, Any]] = [
-        ("promise", cut(run.promises.get(finding.probe, ""))),
+        ("promise", sentence(run.promises.get(finding.probe, ""))),
         ("culprit", _culprit(finding)),
         ("depends on", cut(finding.dependence)),
-        ("cure", cut(finding.cure)),
+        ("cure", sentence(finding.cure)),
         ("again", h("span", *again) if again else None),
         ("advisories", ", ".join(cut(a) for a in finding.advisories)),
         ("also ends", ", ".join(cut(a, SHORT) for a in finding.also)),

@@ -47,7 +47,7 @@
   const heat = document.querySelector(".heat");
   const follow = () => {
     clearTimeout(later);
-    if (filters && location.hash.startsWith("#?")) return restore();
+    if (filters && /^(#\?|$)/.test(location.hash)) return restore(); // back to no view is back to all cells
     const target = one(location.hash.slice(1));
     if (!target) return undefined;
     if (filters && target.closest("[hidden]")) clear();

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
 from ftdoctor.wording import count
+from ftdoctor_reports.html import h
+
+if TYPE_CHECKING:
+    from xml.etree import ElementTree as ET
 
 LINE = 600
 """Characters of a text that stands in a sentence or a table."""
@@ -12,6 +19,8 @@ BLOCK = 12_000
 """Characters of a text that stands on its own, such as what a cell printed."""
 LINES = 160
 """Lines of such a text."""
+CODE = re.compile(r"`([^`\n]+)`")
+"""What a sentence of ours sets apart as code."""
 WORTH = 40
 """Fewer characters than these are not left out: saying so would take as many."""
 
@@ -22,6 +31,12 @@ def cut(text: str, limit: int = LINE) -> str:
         return text
     half = limit // 2
     return f"{text[:half]} … {len(text) - 2 * half:,} characters left out … {text[-half:]}"
+
+
+def sentence(text: str) -> ET.Element | None:
+    """Return a sentence with what stands in backticks as code; of no sentence nothing."""
+    parts = CODE.split(cut(text))
+    return h("span", *(h("code", part) if i % 2 else part for i, part in enumerate(parts))) if text else None
 
 
 def block(text: str) -> str:
