@@ -73,4 +73,7 @@ def test_text_that_no_encoding_takes_is_still_json():
 
 def test_numbers_that_json_lacks_become_text():
     """In what was asked of a run, where anything may stand."""
-    assert json.loads(dumps({"timeout": float("inf"), "bound": 1.5}, allow_nan=False)) == {"timeout": "inf", "bound": 1.5}
+    assert json.loads(dumps({"timeout": float("inf"), "bound": 1.5}, allow_nan=False)) == {
+        "timeout": "inf",
+        "bound": 1.5,
+    }

@@ -79,7 +79,9 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
             run = examine(prepared, listen, interrupts.running)
         if chosen["selftest"] and not run.interrupted:
             screen.say("the faults of these probes, each put into the stack:")
-            run = add_selftest(run, prepared.request, screen.trial, interrupts.running)
+            run = add_selftest(
+                run, prepared.request, lambda trial: screen.trial(redactor.record(trial)), interrupts.running
+            )
         run = redactor.run(run)
         try:
             with actions.guarded(screen.stream):

@@ -144,6 +144,8 @@ AROUND = {
     "URL with a token alone": ("pip install git+https://{}@github.com/acme/x", made("", ALNUM, 30)),
     "DSN": ("postgresql+psycopg://ada:{}@db.example.com:5432/runs", "p@ss/" + PASSWORD),
     "DSN of words": ("host=db.example.com user=ada password={} dbname=runs", "correcthorse"),
+    "first of two brokers": ("broker amqp://ada:{}@a.example.com:5672,amqp://ada:s3same9@b.example.com:5672/x", PASSWORD),
+    "second of two brokers": ("broker amqp://ada:s3same9@a.example.com:5672,amqp://ada:{}@b.example.com:5672/x", PASSWORD),
     "redis": ("redis://:{}@cache.example.com:6379/0", PASSWORD),
     "query": ("https://example.com/v1?user=3&access_token={}&x=1", made("", ALNUM, 32)),
     "presigned": ("https://b.s3.amazonaws.com/k?X-Amz-Signature={}", made("", HEX, 64)),
