@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,62 +16,22 @@ import ftdoctor_matrix as matrix
 from ftdoctor import __version__, machine
 from ftdoctor.errors import FtdoctorError, JournalError, UsageError
 from ftdoctor.gather import gather
+from ftdoctor.request import Prepared, Request
 from ftdoctor.results import CellResult, Isolation, Run, encode
 from ftdoctor.runner.journal import NAME, Journal, fingerprint, new_run_folder
-from ftdoctor.runner.plan import Choice, Here, Planned, plan
+from ftdoctor.runner.plan import Choice, Here, plan
 from ftdoctor.runner.pool import Pool
 from ftdoctor.runner.task import Limits, Task
 from ftdoctor.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from ftdoctor.config import Accepted
-    from ftdoctor.probe import Probe
 
 GIB = 1024**3
 MOST_JOBS = 16
 """Cells at a time where nothing else is asked: each holds a gigabyte with its imports."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be examined and how."""
-
-    probes: Mapping[str, Probe]
-    profile: str = "default"
-    selection: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    model: str = ""
-    """Local folder of the user's model, or empty."""
-    trust_remote_code: bool = False
-    jobs: int = 0
-    """Cells at a time; 0 for one per core, sixteen at most. Each GPU is used by one cell at a time."""
-    timeout: float = 0.0
-    """Seconds a cell may take; 0 for the default."""
-    expect: Mapping[str, str] = field(default_factory=dict)
-    thresholds: Mapping[str, float] = field(default_factory=dict)
-    accept: Sequence[Accepted] = ()
-    resume: Journal | None = None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A request with everything decided that needs no cell to run."""
-
-    request: Request
-    machine: Mapping[str, Any]
-    stack: Mapping[str, str]
-    planned: Sequence[Planned]
-    jobs: int
-    journal: Journal | None = None
-    """Where results are kept as they arrive; None for a run that nothing is kept of."""
-    notes: tuple[str, ...] = ()
-
-    @property
-    def to_run(self) -> list[Planned]:
-        """The cells that can run here."""
-        return [p for p in self.planned if not p.skip]
 
 
 def prepare(request: Request) -> Prepared:

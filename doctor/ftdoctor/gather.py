@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ftdoctor.config import Accepted
-    from ftdoctor.examine import Prepared, Request
+    from ftdoctor.request import Prepared, Request
     from ftdoctor.runner.plan import Planned
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ftdoctor.cells import Cell
 from ftdoctor.diagnosis.findings import failures, summary
-from ftdoctor.examine import Prepared, Request, cache_folder, make_pool, make_tasks, prepare, settings_of
+from ftdoctor.examine import cache_folder, make_pool, make_tasks, prepare, settings_of
 from ftdoctor.results import CONTROL, CellResult, Level, Outcome, Trial
 from ftdoctor.runner.plan import Here, Planned, why_not
 from ftdoctor.wording import count
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ftdoctor.cells import Axis
     from ftdoctor.probe import Fault, Probe
+    from ftdoctor.request import Prepared, Request
     from ftdoctor.results import Run
 
 

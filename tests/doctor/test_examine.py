@@ -9,6 +9,7 @@ import pytest
 
 import ftdoctor_matrix as matrix
 from ftdoctor import examine, registry
+from ftdoctor.request import Request
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def prepared(monkeypatch):
     """One cell that needs nothing of the stack, which is not imported ahead."""
     known = matrix.libraries()
     monkeypatch.setattr(matrix, "libraries", lambda: dataclasses.replace(known, preload_safe=(), preload_full=()))
-    request = examine.Request(probes=registry.choose(["resources"]), profile="quick", jobs=1, timeout=float("inf"))
+    request = Request(probes=registry.choose(["resources"]), profile="quick", jobs=1, timeout=float("inf"))
     return examine.prepare(request)
 
 

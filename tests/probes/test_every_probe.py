@@ -10,8 +10,8 @@ import pytest
 
 import ftdoctor_matrix as matrix
 from ftdoctor import registry
-from ftdoctor.examine import Request
 from ftdoctor.probe import RAISES
+from ftdoctor.request import Request
 from ftdoctor.selftest import CONTROL, trials
 
 PACK = {p.name: p for p in registry.read_pack("ftdoctor_probes")}

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ftdoctor.config import Config
-    from ftdoctor.examine import Request
     from ftdoctor.probe import Probe
+    from ftdoctor.request import Request
     from ftdoctor.runner.journal import Journal
 
 
@@ -20,7 +20,7 @@ def asked(chosen: Mapping[str, Any], configuration: Config) -> Request:
     from ftdoctor import registry
     from ftdoctor.cells import parse_selection
     from ftdoctor.errors import UsageError
-    from ftdoctor.examine import Request
+    from ftdoctor.request import Request
     from ftdoctor.wording import nearest
 
     profile = chosen["profile"] or configuration.profile or "default"
@@ -50,7 +50,7 @@ def resumed(journal: Journal, chosen: Mapping[str, Any], configuration: Config) 
         JournalError: it is not a journal.
     """
     from ftdoctor import registry
-    from ftdoctor.examine import Request
+    from ftdoctor.request import Request
 
     header = journal.header()
     return Request(

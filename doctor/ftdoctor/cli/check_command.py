@@ -12,7 +12,7 @@ from ftdoctor.cli.formats import format_options
 
 if TYPE_CHECKING:
     from ftdoctor.config import Config
-    from ftdoctor.examine import Prepared, Request
+    from ftdoctor.request import Prepared, Request
     from ftdoctor.results import Run
 
 PLAN_OPTIONS = ("probes", "cells", "profile", "model", "online", "trust_remote_code")

@@ -32,7 +32,7 @@ def command(
     """
     from ftdoctor import registry
     from ftdoctor.cli.formats import redactor
-    from ftdoctor.examine import Request
+    from ftdoctor.request import Request
     from ftdoctor.results import encode
     from ftdoctor.selftest import trials
 

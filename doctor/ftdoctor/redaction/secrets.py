@@ -104,7 +104,15 @@ class Secrets:
         return tuple((keyword, rule) for rule in self.rules for keyword in rule.keywords)
 
     def clean(self, text: str, removed: Counter[str]) -> str:
-        """Return the text without its secrets, and count them by kind."""
+        """Return the text without its secrets, and count them by kind.
+
+        Where some were found it looks again: what hung on one of them has become a word of its own.
+        """
+        while (cleaned := self._once(text, removed)) != text:
+            text = cleaned
+        return text
+
+    def _once(self, text: str, removed: Counter[str]) -> str:
         lower = text.lower()
         if any(cut in text for cut in CUTS):
             bare = NO_LETTER.sub("", lower)

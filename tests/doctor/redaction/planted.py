@@ -203,6 +203,9 @@ AROUND = {
 """Secrets that are known by what stands around them: a text with a gap, and what stands in it."""
 
 
+SENTENCES = [text.format(secret) for text, secret in AROUND.values()]
+
+
 NOWHERE = {"HOME": "/nonexistent", "PATH": "/bin"}
 
 

@@ -48,6 +48,16 @@ def test_tokens_without_a_space_between_them_all_go(kind, clean):
         assert other[8:20] not in shown, shown
 
 
+@given(st.lists(st.sampled_from([*planted.TOKENS.values(), *planted.WORDS.values(), *planted.SENTENCES]), max_size=5))
+@settings(max_examples=300, deadline=None)
+def test_twice_is_as_once_whatever_stands_without_a_space(parts):
+    """A secret that another one hid behind is found the first time."""
+    redactor = here(planted.ADA)
+    shown = redactor.text("".join(parts))
+
+    assert redactor.text(shown) == shown
+
+
 @pytest.mark.parametrize("kind", planted.AROUND)
 def test_a_secret_is_known_by_what_stands_around_it(kind, clean):
     """And what stands around it stays."""
