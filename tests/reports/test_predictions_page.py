@@ -58,37 +58,6 @@ COURSE = [
 ]
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium that keeps its log."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1000,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture
-def opened(browser, tmp_path):
-    """Open a page from a file, and make sure that nothing was refused or went wrong on it."""
-
-    def visit(page, place=""):
-        path = tmp_path / "page.html"
-        path.write_text(page, encoding="utf-8")
-        browser.get("about:blank")
-        browser.get(path.as_uri() + place)
-        return browser
-
-    yield visit
-    assert browser.get_log("browser") == []
-
-
 def shown(browser):
     """The places of the predictions that are to be seen."""
     script = "return [...document.querySelectorAll('.prediction')].filter(p => p.checkVisibility()).map(p => p.id)"
