@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 HIDDEN = re.compile(
     "["
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for tab and line feed
@@ -56,11 +55,6 @@ def shorten(text: str, limit: int, scrub: Callable[[str], str] = str) -> str:
         return front
     head, end = (limit - 3) // 2, back or front
     return f"{front[:head]}...{end[len(end) - (limit - 3 - head) :]}"
-
-
-def printable(text: str) -> str:
-    """Replace control characters, which could steer a terminal and which no page may hold."""
-    return _CONTROL.sub("\ufffd", text)
 
 
 def visible(text: str) -> str:

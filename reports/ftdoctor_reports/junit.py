@@ -28,7 +28,9 @@ LINE = 1_000
 BLOCK = 20_000
 """Characters of a traceback, or of what a cell printed."""
 SUITE = 400_000
-"""Characters of the output of a suite: GitLab reads files of 30 MB."""
+"""Characters of the output of a suite."""
+FAILURES = 5_000_000
+"""Characters of all failures, which share them: GitLab reads files of 30 MB, and each `&` takes five bytes of them."""
 NOT_REDACTED = "not redacted: look through it before you attach it anywhere"
 
 
@@ -52,7 +54,8 @@ def _unreached(run: Run) -> Iterator[Skipped]:
 
 
 def _suite(run: Run, number: int, area: str, cells: Sequence[CellResult | Skipped]) -> ET.Element:
-    cases = [_case(run, area, cell) for cell in cells]
+    room = FAILURES // max(1, sum(r.outcome.is_red for r in run.results))
+    cases = [_case(run, area, cell, room) for cell in cells]
     seconds = sum(c.seconds for c in cells if isinstance(c, CellResult))
     suite = ET.Element(
         "testsuite",
@@ -89,7 +92,7 @@ def _properties(run: Run) -> Iterator[tuple[str, str]]:
     yield "redacted", "yes" if run.redaction.done else NOT_REDACTED
 
 
-def _case(run: Run, area: str, result: CellResult | Skipped) -> ET.Element:
+def _case(run: Run, area: str, result: CellResult | Skipped, room: int) -> ET.Element:
     class_ = _name(f"{area}.{result.probe}")  # Jenkins takes what stands before the last dot for a package
     case = ET.Element("testcase", classname=class_, name=_name(str(result.cell) or "everywhere"))
     case.set("time", f"{result.seconds:.3f}" if isinstance(result, CellResult) else "0.000")
@@ -105,7 +108,8 @@ def _case(run: Run, area: str, result: CellResult | Skipped) -> ET.Element:
     crashed = result.outcome is Outcome.CRASHED
     kind = "crashed" if crashed else result.raised.type if result.raised else "check"
     bad = ET.SubElement(case, "error" if crashed else "failure", type=_name(kind), message=_line(_summary(result)))
-    bad.text = _text("\n".join(_evidence(result, found)))
+    told = shorten("\n".join(_evidence(result, found)), room)
+    bad.text = shorten(_text(told), room)  # what was hidden takes more room when it is shown
     return case
 
 

@@ -11,9 +11,10 @@ from ftdoctor.results import CellResult, CheckRecord, Level, Outcome, Run
 from ftdoctor.wording import count, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ftdoctor.cells import Cell
+    from ftdoctor.results import Trial
 
 WAYS = {"naive": "naive script", "library": "installed library", "ours": "ftdoctor"}
 """The ways of doing the same thing that stand beside each other, with their heads."""
@@ -82,13 +83,12 @@ def verdict(run: Run) -> str:
     return f"{found}; {share}"
 
 
-def selftest(run: Run) -> str:
+def selftest(trials: Iterable[Trial]) -> str:
     """Return what became of the faults that were put into the stack, in a line."""
-    faults = [t for t in run.selftest if t.verdict in ("caught", "missed")]
-    red = sum(t.verdict == "red without a fault" for t in run.selftest)
-    skipped = sum(t.verdict == "skipped" for t in run.selftest)
-    caught = f"{sum(t.ok for t in faults)} of {count(len(faults), 'fault')} caught"
-    return f"{caught}, {count(red, 'probe')} red without a fault, {skipped} skipped"
+    counted = Counter(t.verdict for t in trials)
+    caught = f"{counted['caught']} of {count(counted['caught'] + counted['missed'], 'fault')} caught"
+    red = count(counted["red without a fault"], "probe")
+    return f"{caught}, {red} red without a fault, {counted['skipped']} skipped"
 
 
 def warned(run: Run) -> Iterator[tuple[CellResult, str]]:

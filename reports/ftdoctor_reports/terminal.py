@@ -112,7 +112,7 @@ def _compared(run: Run) -> list[RenderableType]:
 def _selftest(run: Run) -> list[RenderableType]:
     if not run.selftest:
         return []
-    told = tally.selftest(run)
+    told = tally.selftest(run.selftest)
     return [Text(), Text(told, "" if all(t.ok for t in run.selftest) else "bold red")]
 
 

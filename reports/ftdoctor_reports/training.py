@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.wording import count, seconds
-from ftdoctor_reports.html import definitions, h, page, table
+from ftdoctor_reports.elements import definitions, h, page, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -110,7 +110,24 @@ def curves(number=0):
 
 def mask(wrong=False):
     """A row of a chat, whose answer is scored; `wrong` scores the end of the question and not the end of the answer."""
-    tokens = ("<|im_start|>", "user", "\n", "What", " is", " 3", "?", "<|im_end|>", "\n", "assistant", "\n", "It", " is", " 4", ".", "<|im_end|>")
+    tokens = (
+        "<|im_start|>",
+        "user",
+        "\n",
+        "What",
+        " is",
+        " 3",
+        "?",
+        "<|im_end|>",
+        "\n",
+        "assistant",
+        "\n",
+        "It",
+        " is",
+        " 4",
+        ".",
+        "<|im_end|>",
+    )
     scored = tuple(11 <= i < (15 if wrong else 16) or (wrong and i in (5, 6)) for i in range(16))
     return LabelMask("row 1, labels of the trainer", tokens, scored, tuple(11 <= i < 16 for i in range(16)))
 
@@ -119,7 +136,9 @@ def passed(probe, cell, number):
     """A cell in which everything holds."""
     made = CellResult(probe, cell, Outcome.PASSED, checks=checks(number), seconds=0.1 + number % 5 / 10)
     if cell.get("device") == "cuda":
-        return CellResult(probe, cell, Outcome.SKIPPED, reason="this machine has no CUDA device: no NVIDIA driver answers")
+        return CellResult(
+            probe, cell, Outcome.SKIPPED, reason="this machine has no CUDA device: no NVIDIA driver answers"
+        )
     if probe == "training-run" and number % 40 == 0:
         return replace(made, curves=curves(number))
     if probe == "label-alignment" and number % 3 == 0:
@@ -175,7 +194,15 @@ def findings(limit=12, **changes):
     raised = Raised("AttributeError", "'dict' object has no attribute 'model_type'", TRACEBACK, frames=(FRAME,))
     change("tokenizer-reload", lambda c: c["vocabulary"] == "128k", outcome=Outcome.FAILED, checks=(), raised=raised,
            warnings=("UserWarning: the tokenizer has more than 100,000 tokens",), output="loading 128k\n")  # fmt: skip
-    wrong = CheckRecord("loss", False, "5.79907", "6.22082", "atol=3.1e-05 rtol=0", "float64 loss of the model's own logits", owner=OWNER)
+    wrong = CheckRecord(
+        "loss",
+        False,
+        "5.79907",
+        "6.22082",
+        "atol=3.1e-05 rtol=0",
+        "float64 loss of the model's own logits",
+        owner=OWNER,
+    )
     change("loss-reference", lambda c: c["dtype"] == "float16", outcome=Outcome.FAILED,
            checks=(wrong, *checks(1)[2:]))  # fmt: skip
     change("label-alignment", lambda c: c["adapter"] == "lora_head", outcome=Outcome.FAILED,

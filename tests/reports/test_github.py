@@ -37,10 +37,22 @@ def test_actions_are_known_by_their_variable(environ):
 
 def test_a_finding_is_an_error_with_its_cure(runs):
     """Title and lines come back as they were: the documented escapes, and no other."""
-    found = Finding("a, b: 100%", "50% of x\r\ny: z, w", (Cell(),), Culprit("torch", "2.13", "a.py", 7), dependence="v=1", cure="do, it", again="ftdoctor check")
+    found = Finding(
+        "a, b: 100%",
+        "50% of x\r\ny: z, w",
+        (Cell(),),
+        Culprit("torch", "2.13", "a.py", 7),
+        dependence="v=1",
+        cure="do, it",
+        again="ftdoctor check",
+    )
     lines = github.annotations(runs.run((), findings=(found,), outcome="findings"))
 
-    assert read(lines[0]) == ("error", "a, b: 100%", "50% of x\\r\ny: z, w\nculprit: torch 2.13, a.py:7\ndepends on: v=1\ncure: do, it\nagain: ftdoctor check")
+    assert read(lines[0]) == (
+        "error",
+        "a, b: 100%",
+        "50% of x\\r\ny: z, w\nculprit: torch 2.13, a.py:7\ndepends on: v=1\ncure: do, it\nagain: ftdoctor check",
+    )
     assert lines[0].startswith("::error title=a%2C b%3A 100%25::50%25 of x\\r%0Ay: z, w%0A")
     assert [read(line)[0] for line in lines] == ["error", "notice"]
 

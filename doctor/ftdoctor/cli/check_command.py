@@ -73,16 +73,17 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
     prepared = keep_journal(prepare(_request(chosen, given, configuration)))
     redactor = formats.redactor(chosen["no_redact"], configuration.redact)
     screen = Screen(quiet=chosen["quiet"], to_stderr="-" in asked.values())
-    screen.begin(prepared.machine, prepared.stack, redactor.text(prepared.request.model))
     with interruptible() as interrupts:
-        with screen.progress(len(prepared.to_run)) as listen:
-            run = examine(prepared, listen, interrupts.running)
-        if chosen["selftest"] and not run.interrupted:
-            screen.say("the faults of these probes, each put into the stack:")
-            run = add_selftest(
-                run, prepared.request, lambda trial: screen.trial(redactor.record(trial)), interrupts.running
-            )
-        run = redactor.run(run)
+        with actions.guarded(screen.stream):
+            screen.begin(prepared.machine, prepared.stack, redactor.text(prepared.request.model))
+            with screen.progress(len(prepared.to_run)) as listen:
+                run = examine(prepared, listen, interrupts.running)
+            if chosen["selftest"] and not run.interrupted:
+                screen.say("the faults of these probes, each put into the stack:")
+                run = add_selftest(
+                    run, prepared.request, lambda trial: screen.trial(redactor.record(trial)), interrupts.running
+                )
+            run = redactor.run(run)
         try:
             with actions.guarded(screen.stream):
                 screen.end(run)

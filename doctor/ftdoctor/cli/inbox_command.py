@@ -89,9 +89,9 @@ def _stopped_by_signals(inbox: Inbox, quiet: bool) -> Iterator[list[int]]:
 
 
 def _tell(line: str) -> None:
-    from ftdoctor.wording import printable
+    from ftdoctor.wording import visible
 
-    click.echo(f"inbox: {printable(line)}", err=True)
+    click.echo(f"inbox: {visible(line)}", err=True)
 
 
 def _silent(line: str) -> None:

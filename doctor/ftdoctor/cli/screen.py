@@ -11,11 +11,12 @@ import click
 from ftdoctor import __version__
 from ftdoctor.cli import options
 from ftdoctor.cli.streams import Lasting
+from ftdoctor.wording import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ftdoctor.results import Run, Trial
+    from ftdoctor.results import CellResult, Run, Trial
 
 
 class Screen:
@@ -87,6 +88,7 @@ class Screen:
 
 @contextlib.contextmanager
 def _bar(console: Any, total: int) -> Any:
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -108,7 +110,7 @@ def _bar(console: Any, total: int) -> Any:
 
         def listen(result: Any) -> None:
             mark = "[red]" if result.outcome.is_red else ""
-            shown.update(task, advance=1, description=f"{mark}{result.probe} {result.cell}"[:60])
+            shown.update(task, advance=1, description=mark + escape(_about(result)[:60]))
 
         yield listen
 
@@ -120,7 +122,11 @@ def _lines(total: int) -> Any:
     def listen(result: Any) -> None:
         nonlocal done
         done += 1
-        text = f"[{done}/{total}] {result.outcome.value:<7} {result.probe} {result.cell} ({result.seconds:.1f} s)"
-        print(text.rstrip(), file=log, flush=True)
+        text = f"[{done}/{total}] {result.outcome.value:<7} {_about(result)} ({result.seconds:.1f} s)"
+        print(text, file=log, flush=True)
 
     return listen
+
+
+def _about(result: CellResult) -> str:
+    return visible(f"{result.probe} {result.cell}".rstrip())

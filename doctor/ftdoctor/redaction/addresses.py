@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ADDRESS = "<private address>"
 KIND = "private address"
+NUMBERED = re.compile(r"(?=\D*\d)[\w-]{5,}")
+"""The name of a host without a dot that is told apart from words."""
 URL = re.compile(
     r"""(?x)
     (?P<scheme>[A-Za-z][A-Za-z0-9+.-]{1,30}) :// (?:(?:<redacted:\ [^<>]*>|[^\s/@"'<>\\])+@)?
@@ -145,10 +147,11 @@ def is_public(host: str) -> bool:
 
 
 def _hosts(text: str) -> Iterator[str]:
+    """Yield the hosts that a setting names, also such as `node12`; `proxy` would be found in too many texts."""
     for word in re.split(r"[\s,|]+", text):
         found = URL.search(word)
         host = found["host"] if found else word.partition(":")[0].partition("/")[0]
-        if "." in host.strip(".") and re.search("[A-Za-z]", host):
+        if re.search("[A-Za-z]", host) and ("." in host.strip(".") or NUMBERED.fullmatch(host)):
             yield host.lower().strip(".")
 
 

@@ -133,8 +133,8 @@ class Secrets:
     def _values(self, text: str, removed: Counter[str]) -> str:
         for value, kind in self.values:
             if value in text:
-                removed[kind] += text.count(value)
-                text = text.replace(value, placeholder(kind))
+                places = ((*found.span(), kind) for found in re.finditer(re.escape(value), text))
+                text = _replaced(text, places, removed)
         return text
 
     def _wrapped(self, text: str, removed: Counter[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ftdoctor.wording import shorten
 from ftdoctor_reports.difference.findings import in_both
 from ftdoctor_reports.difference.sections import sections
-from ftdoctor_reports.html import definitions, h, page, table
+from ftdoctor_reports.elements import definitions, h, page, table
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree as ET

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.wording import count, seconds, visible
-from ftdoctor_reports.html import definitions, h, page, table
+from ftdoctor_reports.elements import definitions, h, page, table
 from ftdoctor_reports.predictions import plot
 from ftdoctor_reports.predictions.tally import made
 from ftdoctor_reports.predictions.text import changed, text

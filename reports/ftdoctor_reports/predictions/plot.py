@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ftdoctor_reports.html import h
+from ftdoctor_reports.elements import h
 from ftdoctor_reports.plot import lines, mark, picture, scale
 
 if TYPE_CHECKING:

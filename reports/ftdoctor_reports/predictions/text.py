@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ftdoctor.wording import pieces, visible
-from ftdoctor_reports.html import h
+from ftdoctor_reports.elements import h
 from ftdoctor_reports.predictions.changes import changes
 
 if TYPE_CHECKING:

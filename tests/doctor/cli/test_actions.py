@@ -18,13 +18,15 @@ def test_a_step_has_a_summary_and_annotations(unruly, ftdoctor, step, tmp_path):
     """Appended to what is there already; the marks of the log enclose everything that came from outside."""
     (tmp_path / "summary.md").write_text("before\n")
     done = ftdoctor("check", "--probe", "red", light=True, env=step)
-    (begin,) = re.findall(r"^::stop-commands::([0-9a-f]{32})$", done.stdout, re.MULTILINE)
-    guarded, after = done.stdout.split(f"::{begin}::\n")
+    stops = re.findall(r"^::stop-commands::([0-9a-f]{32})$", done.stdout, re.MULTILINE)
+    guarded, after = done.stdout.split(f"::{stops[-1]}::\n")
+    bare = re.sub(r"(?ms)^::stop-commands::(\w+)$.*?^::\1::$", "", done.stdout)
 
     assert done.returncode == 1, done.stderr
     assert "✗ red" in guarded
     assert "::error" not in guarded
     assert after.startswith("::error title=red::")
+    assert all(line.startswith("::") or line.startswith("report:") for line in bare.split("\n") if line)
     assert (tmp_path / "summary.md").read_text().startswith("before\n## ftdoctor")
 
 

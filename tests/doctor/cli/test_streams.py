@@ -88,13 +88,13 @@ def test_a_run_whose_reader_has_left_has_its_reports(unruly, ftdoctor, tmp_path,
     assert (tmp_path / "r.json").exists()
 
 
-def test_a_verdict_that_cannot_be_shown_takes_no_report_away(unruly, state_folder, tmp_path, monkeypatch):
+def test_a_verdict_that_cannot_be_shown_takes_no_report_away(state_folder, tmp_path, monkeypatch):
     """A fault of ours in one place is told there, and costs nothing elsewhere."""
     known = matrix.libraries()
     monkeypatch.setattr(matrix, "libraries", lambda: matrix.Libraries(known.order, (), ()))
     monkeypatch.setattr(terminal, "body", lambda *_, **__: 1 / 0)
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(cli, ["check", "--probe", "healthy", "--json", "r.json"])
+    done = CliRunner().invoke(cli, ["check", "--probe", "resources", "--json", "r.json"])
 
     assert isinstance(done.exception, ZeroDivisionError)
     assert (tmp_path / "r.json").exists()

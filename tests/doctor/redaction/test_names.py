@@ -204,6 +204,18 @@ def test_names_paths_and_addresses_have_their_place(text, shown):
     assert here(planted.ADA).text(shown) == shown
 
 
+def test_the_rendezvous_host_of_a_distributed_run_is_private():
+    """Though its name has no dot; one that is an ordinary word is not looked for in sentences."""
+    redactor = here({"HOME": "/x/y", "MASTER_ADDR": "node12", "HTTPS_PROXY": "http://proxy:3128"})
+
+    assert redactor.text("failed to connect to [node12]:29500") == "failed to connect to [<private address>]:29500"
+    assert redactor.text("node12: rank 3") == "<private address>: rank 3"
+    assert (
+        redactor.text("set a proxy in node121, my_node12 or node12_x")
+        == "set a proxy in node121, my_node12 or node12_x"
+    )
+
+
 def test_hosts_of_the_configuration_of_pip_and_uv_are_private(tmp_path):
     """Wherever they are named; what is commented out, and what everyone knows, is not."""
     pip, uv = tmp_path / "pip.conf", tmp_path / "uv.toml"

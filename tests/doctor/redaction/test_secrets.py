@@ -184,6 +184,16 @@ def test_variables_are_secret_by_name_and_value(name, value, secret):
     assert (value not in here({"HOME": "/x/y", name: value}).text(f"it says {value} here")) is secret
 
 
+@pytest.mark.parametrize("value", ["ACME_SECRET_1", "value of ACME_SECRET_1", "redacted: value", "secret value"])
+def test_a_secret_that_stands_in_what_is_put_for_it_is_taken_out_once(value):
+    """As where a variable is set to its own name."""
+    redactor = here({"HOME": "/x/y", "ACME_SECRET_1": value})
+    shown = redactor.text(f"before {value} after, password='aa11bb22cc'")
+
+    assert shown == "before <redacted: value of ACME_SECRET_1> after, password='<redacted: password>'"
+    assert redactor.text(shown) == shown
+
+
 def test_a_password_in_an_address_of_the_environment_is_a_secret_too():
     """Decoded and as it stands there."""
     redactor = here({"HOME": "/x/y", "DATABASE_URL": "postgres://ada:s3same" + "%2Fopen@db.example.com/x"})

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from ftdoctor.machine import headline
 from ftdoctor_reports import embedded, tally
-from ftdoctor_reports.html import definitions, h, page
-from ftdoctor_reports.run_page import evidence, findings, matrix
-from ftdoctor_reports.run_page import sections as other
-from ftdoctor_reports.run_page.findings import button
-from ftdoctor_reports.run_page.places import places
-from ftdoctor_reports.run_page.text import SHORT, cut
+from ftdoctor_reports.elements import definitions, h, page
+from ftdoctor_reports.html import evidence, findings, matrix
+from ftdoctor_reports.html import sections as other
+from ftdoctor_reports.html.findings import button
+from ftdoctor_reports.html.places import places
+from ftdoctor_reports.html.text import SHORT, cut
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree as ET

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ftdoctor.wording import count
-from ftdoctor_reports.html import h
+from ftdoctor_reports.elements import h
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree as ET

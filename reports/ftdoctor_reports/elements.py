@@ -17,15 +17,6 @@ from ftdoctor.wording import HIDDEN, visible
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ftdoctor.results import Run
-
-
-def render(run: Run) -> str:
-    """Return the run as an HTML page."""
-    from ftdoctor_reports.run_page import render as whole  # which is made of the elements below
-
-    return whole(run)
-
 
 def page(title: str, main: ET.Element, style: str = "", script: str = "", data: ET.Element | None = None) -> str:
     """Return a whole page that loads nothing, and runs nothing but the script that it is given, at its end.

@@ -29,9 +29,9 @@ from ftdoctor.results import (
     decode,
 )
 from ftdoctor_reports import embedded, html, json, plot, tally
-from ftdoctor_reports.run_page.places import places
-from ftdoctor_reports.run_page.text import BLOCK, LINES, block, cut
-from ftdoctor_reports.run_page.traceback import traceback
+from ftdoctor_reports.html.places import places
+from ftdoctor_reports.html.text import BLOCK, LINES, block, cut
+from ftdoctor_reports.html.traceback import traceback
 
 EVERY = ("healthy", "findings", "interrupted", "hostile", "many")
 PREVIOUS = Path(__file__).parent / "data" / "report-1.json"

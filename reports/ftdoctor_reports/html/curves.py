@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from ftdoctor.wording import count
 from ftdoctor_reports import plot, tally
-from ftdoctor_reports.html import h
-from ftdoctor_reports.run_page.matrix import SHOWN_FIRST
-from ftdoctor_reports.run_page.text import SHORT, cut
+from ftdoctor_reports.elements import h
+from ftdoctor_reports.html.matrix import SHOWN_FIRST
+from ftdoctor_reports.html.text import SHORT, cut
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,9 +6,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ftdoctor.wording import count
-from ftdoctor_reports.html import h
-from ftdoctor_reports.run_page.curves import first_of, link
-from ftdoctor_reports.run_page.text import SHORT, cut
+from ftdoctor_reports.elements import h
+from ftdoctor_reports.html.curves import first_of, link
+from ftdoctor_reports.html.text import SHORT, cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ftdoctor_reports.html import h
-from ftdoctor_reports.run_page.text import block
+from ftdoctor_reports.elements import h
+from ftdoctor_reports.html.text import block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

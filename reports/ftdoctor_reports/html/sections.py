@@ -9,15 +9,15 @@ from ftdoctor.machine import describe
 from ftdoctor.results import CONTROL, Run, Trial, encode
 from ftdoctor.wording import count, seconds
 from ftdoctor_reports import tally
-from ftdoctor_reports.html import definitions, h, table
-from ftdoctor_reports.run_page.findings import folded
-from ftdoctor_reports.run_page.text import LINE, SHORT, cut
+from ftdoctor_reports.elements import definitions, h, table
+from ftdoctor_reports.html.findings import folded
+from ftdoctor_reports.html.text import LINE, SHORT, cut
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from xml.etree import ElementTree as ET
 
-    from ftdoctor_reports.run_page.places import Places
+    from ftdoctor_reports.html.places import Places
 
 SLOWEST = 20
 """Probes whose time is told."""
@@ -79,7 +79,7 @@ def selftest(run: Run) -> ET.Element | None:
     rest = [_trial(trial) for trial in run.selftest if trial.ok]
     label = f"Other trials ({len(rest)})"
     every = h("details", h("summary", label), table(TRIAL, rest, "Trials that went right, or were skipped"))
-    verdict = h("p", tally.selftest(run))
+    verdict = h("p", tally.selftest(run.selftest))
     return h("section", h("h2", "Sensitivity"), verdict, drawn, *alone, every if rest else None, id="selftest")
 
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from ftdoctor.results import Outcome
 from ftdoctor.wording import count
 from ftdoctor_reports import tally
-from ftdoctor_reports.html import h
-from ftdoctor_reports.run_page.places import grouped
-from ftdoctor_reports.run_page.text import SHORT, cut
+from ftdoctor_reports.elements import h
+from ftdoctor_reports.html.places import grouped
+from ftdoctor_reports.html.text import SHORT, cut
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree as ET
 
     from ftdoctor.results import CellResult, Run
-    from ftdoctor_reports.run_page.places import Places
+    from ftdoctor_reports.html.places import Places
 
 SHOWN_FIRST = (Outcome.FAILED, Outcome.CRASHED, Outcome.WARNED, Outcome.PASSED, Outcome.SKIPPED)
 

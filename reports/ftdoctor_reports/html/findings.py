@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 from ftdoctor.results import CellResult, CheckRecord, Finding, Level, Outcome, Run
 from ftdoctor.wording import count
 from ftdoctor_reports import tally
-from ftdoctor_reports.html import definitions, h, table
-from ftdoctor_reports.run_page.text import LINE, SHORT, block, cut, sentence
-from ftdoctor_reports.run_page.traceback import traceback
+from ftdoctor_reports.elements import definitions, h, table
+from ftdoctor_reports.html.text import LINE, SHORT, block, cut, sentence
+from ftdoctor_reports.html.traceback import traceback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from xml.etree import ElementTree as ET
 
-    from ftdoctor_reports.run_page.places import Places
+    from ftdoctor_reports.html.places import Places
 
 LISTED = 200
 """Cells of a finding that are named."""

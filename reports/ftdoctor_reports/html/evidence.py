@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 from ftdoctor.results import CellResult, CheckRecord, Level, Outcome
 from ftdoctor.wording import count, seconds
 from ftdoctor_reports import tally
-from ftdoctor_reports.html import definitions, h
-from ftdoctor_reports.run_page import curves, masks
-from ftdoctor_reports.run_page.matrix import outcomes
-from ftdoctor_reports.run_page.places import grouped
-from ftdoctor_reports.run_page.text import LINE, SHORT, cut, sentence
+from ftdoctor_reports.elements import definitions, h
+from ftdoctor_reports.html import curves, masks
+from ftdoctor_reports.html.matrix import outcomes
+from ftdoctor_reports.html.places import grouped
+from ftdoctor_reports.html.text import LINE, SHORT, cut, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from xml.etree import ElementTree as ET
 
     from ftdoctor.results import Run
-    from ftdoctor_reports.run_page.places import Places
+    from ftdoctor_reports.html.places import Places
 
     Placed = Sequence[tuple[str, CellResult]]
 
