@@ -26,7 +26,7 @@ def test_a_step_has_a_summary_and_annotations(unruly, ftdoctor, step, tmp_path):
     assert "✗ red" in guarded
     assert "::error" not in guarded
     assert after.startswith("::error title=red::")
-    assert all(line.startswith("::") or line.startswith("report:") for line in bare.split("\n") if line)
+    assert all(line.startswith(("::", "report:")) for line in bare.split("\n") if line)
     assert (tmp_path / "summary.md").read_text().startswith("before\n## ftdoctor")
 
 
