@@ -1,7 +1,7 @@
 """Photographs a part of a page in Chromium.
 
     page=report.html folder=docs/pictures
-    python docs/pictures/photograph.py $page $folder/report.png --height 985 --open '#finding-1 details'
+    python docs/pictures/photograph.py $page $folder/report.png --height 1180 --open '#finding-1 details'
     python docs/pictures/photograph.py $page $folder/report-matrix.png --height 860 \\
         --dark --part '#matrix' --place '#?columns=quantization'
 
