@@ -43,8 +43,8 @@ def command(ctx: click.Context, /, **chosen: Any) -> None:
     from ftdoctor_reports import json
     from ftdoctor_reports.difference.compare import compare
 
-    asked = formats.targets({"json": "-" if chosen["as_json"] else None, **chosen})
-    formats.refuse_sources(asked, [chosen["a"], chosen["b"]])
+    as_json = "-" if chosen["as_json"] else None
+    asked = formats.targets({"json": as_json, **chosen}, sources=[chosen["a"], chosen["b"]])
     redactor = formats.redactor(chosen["no_redact"], config.here().redact)
     a, b = (redactor.run(json.load(Path(chosen[side]))) for side in "ab")
     names = _names(chosen["a"], chosen["b"])

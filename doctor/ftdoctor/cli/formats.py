@@ -34,6 +34,9 @@ FORMATS = {
 }
 """Names of forms, which are those of their options, settings and modules, and what they are."""
 
+SUFFIXES = {".json": "json", ".html": "html", ".htm": "html", ".md": "markdown", ".xml": "junit"}
+"""The form of which a file is, by the end of its name."""
+
 KEPT = "run.json"
 """Name of the file in which a run is kept beside its journal."""
 
@@ -50,11 +53,14 @@ def format_options(command: Command) -> Command:
     return options.no_redact_flag(command)
 
 
-def targets(chosen: Mapping[str, Any], configuration: Config | None = None) -> dict[str, str]:
+def targets(
+    chosen: Mapping[str, Any], configuration: Config | None = None, sources: Iterable[str] = ()
+) -> dict[str, str]:
     """Return form to path (`-` for standard output) as asked; the command line wins over the configuration.
 
     Raises:
-        UsageError: two forms go to one place, or one cannot be written where it should be.
+        UsageError: two forms go to one place, or one cannot be written where it should be, or would take the place
+            of a source, or of a report of another form.
     """
     from ftdoctor.errors import UsageError
 
@@ -65,6 +71,7 @@ def targets(chosen: Mapping[str, Any], configuration: Config | None = None) -> d
     wanted = {name: str(path or getattr(configuration, name, "")) for name, path in given.items()}
     asked = {name: path for name, path in wanted.items() if path}
     places: dict[str, str] = {}
+    read = {_resolved(source) for source in sources}
     for name, path in asked.items():
         place = path if path == "-" else str(_resolved(path))
         if place in places:
@@ -72,22 +79,22 @@ def targets(chosen: Mapping[str, Any], configuration: Config | None = None) -> d
             raise UsageError(f"--{places[place]} and --{name} both go to {shown}; give one of them another file.")
         places[place] = name
         if path != "-":
+            if Path(place) in read:
+                raise UsageError(f"{path} is read, and would be written over; name another file.")
+            _refuse_another_form(name, path)
             _refuse_unwritable(path)
     return asked
 
 
-def refuse_sources(asked: Mapping[str, str], sources: Iterable[str]) -> None:
-    """Refuse to write over what is read.
-
-    Raises:
-        UsageError: one of the places is a source.
-    """
+def _refuse_another_form(name: str, path: str) -> None:
+    """Refuse to write over a report of another form: in `report --markdown run.json` it was meant to be read."""
     from ftdoctor.errors import UsageError
 
-    read = {_resolved(source) for source in sources}
-    for path in asked.values():
-        if path != "-" and _resolved(path) in read:
-            raise UsageError(f"{path} is read, and would be written over; name another file.")
+    if SUFFIXES.get(Path(path).suffix.lower(), name) != name and Path(path).is_file():
+        raise UsageError(
+            f"--{name} {path} would write over a file of another form; name a report that is to be read before "
+            f"the options, and the file that is to be written after --{name}."
+        )
 
 
 def _resolved(path: str) -> Path:

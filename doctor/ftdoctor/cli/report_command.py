@@ -34,8 +34,7 @@ def command(ctx: click.Context, /, source: str | None, schema: bool, **chosen: A
         click.echo(json.schema(), nl=False)
         return
     configuration = config.here()
-    asked = formats.targets(chosen)
-    formats.refuse_sources(asked, [source] if source else [])
+    asked = formats.targets(chosen, sources=[source] if source else [])
     run = json.load(Path(source)) if source else _last(configuration)
     run = formats.redactor(chosen["no_redact"], configuration.redact).run(run)
     screen = Screen(quiet=False, to_stderr="-" in asked.values())

@@ -92,6 +92,17 @@ def test_a_mistake_is_one_sentence(ftdoctor, arguments, sentence):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_report_behind_an_option_is_not_written_over(ftdoctor, tmp_path):
+    """Who writes `--markdown run.json` means to read it."""
+    (tmp_path / "run.json").write_text(PREVIOUS.read_text())
+    done = ftdoctor("report", "--markdown", "run.json")
+
+    assert done.returncode == 2
+    assert "--markdown run.json would write over a file of another form" in done.stderr
+    assert (tmp_path / "run.json").read_text() == PREVIOUS.read_text()
+    assert ftdoctor("report", "run.json", "--markdown").stdout.startswith("## ftdoctor")
+
+
 def test_the_schema_is_printed(ftdoctor):
     """For whoever reads the documents by program."""
     done = ftdoctor("report", "--schema")
