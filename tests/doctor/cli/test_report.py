@@ -131,9 +131,12 @@ def test_a_second_interrupt_does_not_take_the_report_away(unruly, ftdoctor, stat
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_run_that_is_ended_from_outside_leaves_its_report(unruly, ftdoctor, state_folder, tmp_path, name):
     """By whoever shuts the machine down, or by a connection that breaks."""
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # what the tests were started by may have made it ignored
     run = ftdoctor("check", "--probe", "slow", "--jobs", "1", "--json", "r.json", light=True, start=True)
+    signal.signal(number, before)
     wait_for(lambda: any(p.read_text().count('"result"') >= 1 for p in state_folder.glob("runs/*/journal.jsonl")))
-    run.send_signal(getattr(signal, name))
+    run.send_signal(number)
     run.communicate(timeout=30)
 
     assert run.returncode == 130
