@@ -160,6 +160,11 @@ class CellResult:
     label_masks: tuple[LabelMask, ...] = ()
 
     @property
+    def broken_checks(self) -> tuple[CheckRecord, ...]:
+        """The checks that do not hold, those that only warn among them."""
+        return tuple(c for c in self.checks if not c.ok and c.level is not Level.NOTE)
+
+    @property
     def failed_checks(self) -> tuple[CheckRecord, ...]:
         """The checks of level `fail` that do not hold."""
         return tuple(c for c in self.checks if not c.ok and c.level is Level.FAIL)
@@ -301,7 +306,7 @@ def encode(value: Any) -> Any:
     if isinstance(value, Cell):
         value = value.asdict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: encode(getattr(value, name)) for name in _names(type(value))}
+        return {name: encode(getattr(value, name)) for name in names_of(type(value))}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -313,7 +318,8 @@ def encode(value: Any) -> Any:
 
 
 @functools.cache
-def _names(kind: type) -> tuple[str, ...]:
+def names_of(kind: type) -> tuple[str, ...]:
+    """Return the names of a record's fields."""
     return tuple(f.name for f in dataclasses.fields(kind))
 
 
@@ -342,7 +348,7 @@ def _decode(kind: Any, data: Any) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         _refuse_other(data, dict)
         hints = typing.get_type_hints(kind)
-        known = {f.name for f in dataclasses.fields(kind)}
+        known = names_of(kind)
         return kind(**{k: _decode(hints[k], v) for k, v in data.items() if k in known})
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(data)

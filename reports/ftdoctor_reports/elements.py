@@ -85,6 +85,16 @@ def _seen(text: str) -> str:
     return visible(text) if HIDDEN.search(text) else text
 
 
+def banner(head: str, text: str) -> ET.Element:
+    """Return what a reader must know before anything else."""
+    return h("p", h("strong", "! ", head), " ", text, class_="banner")
+
+
+def not_redacted() -> ET.Element:
+    """Return the warning that stands on what was not redacted."""
+    return banner("Not redacted.", "Look through it before you attach it: names, paths and tokens may stand in it.")
+
+
 def definitions(rows: Iterable[tuple[str, Any]]) -> ET.Element:
     """Return labels and what they stand for; those that stand for nothing are left out."""
     listed = h("dl")

@@ -65,6 +65,16 @@ def skips(run: Run) -> list[tuple[str, int]]:
     return Counter(s.reason for s in run.skipped).most_common()
 
 
+def apart(run: Run) -> list[str]:
+    """Return notes on how the cells of a run were kept apart, where that is not as usual."""
+    told = []
+    if run.isolation.mode == "fresh interpreters":
+        told.append(f"each cell ran in a fresh interpreter: {run.isolation.reason}")
+    if not run.isolation.memory_limit_enforced:
+        told.append("memory limits could not be kept on this platform")
+    return told
+
+
 def verdict(run: Run) -> str:
     """Return the whole run in a line."""
     open_findings = sum(not f.accepted for f in run.findings)

@@ -149,10 +149,6 @@ def _rest(run: Run, marks: Mapping[Outcome, str]) -> list[RenderableType]:
         ("accepted", f"{f.probe} ({count(len(f.cells), 'cell')}): {f.accepted}") for f in run.findings if f.accepted
     ]
     told += [("skipped", f"{count(number, 'cell')}: {reason}") for reason, number in tally.skips(run)]
-    told += [("note", note) for note in run.notes]
-    if run.isolation.mode == "fresh interpreters":
-        told.append(("note", f"each cell ran in a fresh interpreter: {run.isolation.reason}"))
-    if not run.isolation.memory_limit_enforced:
-        told.append(("note", "memory limits could not be kept on this platform"))
+    told += [("note", note) for note in (*run.notes, *tally.apart(run))]
     lines += [Text(f"{label:<9} {_text(text, LINE)}", "dim") for label, text in told]
     return [Text(), *lines] if lines else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +87,6 @@ def _write(difference: Difference, asked: Mapping[str, str]) -> bool:
 def _print(difference: Difference, quiet: bool) -> None:
     from ftdoctor_reports.difference import terminal
 
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    options.escape_the_rest()
     out = options.console()
     out.print(terminal.render(difference, terminal.Look(out.width, options.plain(terminal.UNICODE)), quiet=quiet))

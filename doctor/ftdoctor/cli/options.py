@@ -88,6 +88,12 @@ def console(stderr: bool = False, stream: TextIO | None = None) -> Console:
     return Console(stderr=stderr, file=stream, highlight=False, soft_wrap=False)
 
 
+def escape_the_rest() -> None:
+    """Let standard output write what its encoding cannot hold as Python writes it."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def show_json(data: Any) -> None:
     """Print JSON on standard output."""
     import json

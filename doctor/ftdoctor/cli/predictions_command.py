@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,8 +149,7 @@ def _as_dict(one: Judged) -> dict[str, Any]:
 def _print(wanted: Sequence[Job], shown: Sequence[Job], jobs: Sequence[Job], chosen: dict[str, Any]) -> None:
     from ftdoctor_reports.predictions import tally, terminal
 
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    options.escape_the_rest()
     out = options.console()
     if chosen["width"]:
         out.width = chosen["width"]

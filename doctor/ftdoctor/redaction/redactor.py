@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-import functools
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +14,7 @@ from ftdoctor.redaction.addresses import ADDRESS, KIND, URL, is_public, names_an
 from ftdoctor.redaction.assigned import says_nothing
 from ftdoctor.redaction.environment import is_called_secret
 from ftdoctor.redaction.secrets import TAKEN_OUT, Secrets, placeholder
-from ftdoctor.results import LabelMask, Redaction, Run
+from ftdoctor.results import LabelMask, Redaction, Run, names_of
 
 if TYPE_CHECKING:
     from ftdoctor.redaction.addresses import Addresses
@@ -110,7 +108,7 @@ class _Pass:
 
     def _record(self, record: Any) -> Any:
         record, changed = self._mask(record) if isinstance(record, LabelMask) else record, {}
-        for name in _fields(record.__class__):
+        for name in names_of(record.__class__):
             value = getattr(record, name)
             if name in NAMED and isinstance(value, Mapping):
                 new = self.data(value)
@@ -188,11 +186,6 @@ def _kept(token: str, place: int, gone: list[tuple[int, int, str]]) -> str:
             parts.append(new if start >= place else "")
             done = min(stop, end)
     return "".join([*parts, token[done - place :]])
-
-
-@functools.cache
-def _fields(kind: Any) -> tuple[str, ...]:
-    return tuple(f.name for f in dataclasses.fields(kind))
 
 
 def _says_nothing(value: str) -> bool:

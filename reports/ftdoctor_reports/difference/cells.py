@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ftdoctor.results import Level, Outcome
+from ftdoctor.results import Outcome
 from ftdoctor.wording import shorten
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ def _why(result: CellResult) -> str:
         return shorten(result.reason, WHY)
     if result.raised:
         return shorten(f"{result.raised.type}: {result.raised.message}", WHY)
-    bad = [c for c in result.checks if not c.ok and c.level is not Level.NOTE]
-    return shorten("; ".join(f"{c.name}: measured {c.measured}, expected {c.expected}" for c in bad), WHY)
+    told = (f"{c.name}: measured {c.measured}, expected {c.expected}" for c in result.broken_checks)
+    return shorten("; ".join(told), WHY)
 
 
 def _change(key: Key, a: State, b: State) -> Iterator[CellChange]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ftdoctor_reports.difference.findings import in_both
-from ftdoctor_reports.difference.sections import sections
+from ftdoctor_reports.difference.sections import MARKS, sections
 from ftdoctor_reports.markdown import LIMIT, NOT_REDACTED
 from ftdoctor_reports.markdown.fit import Part, Shorter, fit
 from ftdoctor_reports.markdown.text import CELL, ROWS, bullets, code, details, fence, labelled, prose, table
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ftdoctor_reports.difference.findings import FindingChange
     from ftdoctor_reports.difference.sections import Section
 
-MARKS = {"better": "✓", "same": "✓", "worse": "✗", "not comparable": "–"}
 OPEN = ("became-red", "versions")
 """Sections that are not folded, as far as they are short."""
 FEW = 12

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ftdoctor.wording import shorten
 from ftdoctor_reports.difference.findings import in_both
-from ftdoctor_reports.difference.sections import sections
-from ftdoctor_reports.elements import definitions, h, page, table
+from ftdoctor_reports.difference.sections import MARKS, sections
+from ftdoctor_reports.elements import definitions, h, not_redacted, page, table
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree as ET
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ftdoctor_reports.difference.findings import FindingChange
     from ftdoctor_reports.difference.sections import Row, Section
 
-MARKS = {"better": "✓", "same": "✓", "worse": "✗", "not comparable": "–"}
 CLASSES = {"better": "healthy", "same": "healthy", "worse": "findings", "not comparable": "unexamined"}
 TONES = {"good": ("✓", "passed"), "bad": ("✗", "failed"), "warn": ("!", "warned")}
 TEXT = 400
@@ -32,14 +31,10 @@ def render(difference: Difference) -> str:
 
 
 def _head(difference: Difference) -> ET.Element:
-    told = (
-        h("strong", "! Not redacted."),
-        " Look through it before you attach it: names, paths and tokens may stand in it.",
-    )
     return h(
         "header",
         h("h1", f"{MARKS[difference.verdict]} {difference.told}", class_=f"verdict {CLASSES[difference.verdict]}"),
-        None if difference.redacted else h("p", *told, class_="banner"),
+        None if difference.redacted else not_redacted(),
         h("div", _side("A", difference.a), _side("B", difference.b), class_="sides"),
     )
 

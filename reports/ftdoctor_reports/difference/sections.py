@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ftdoctor_reports.difference.compare import Difference
     from ftdoctor_reports.difference.values import Drift
 
+MARKS = {"better": "✓", "same": "✓", "worse": "✗", "not comparable": "–"}
+"""Verdicts to their marks."""
 TONES = {"became red": "bad", "became green": "good", "newly skipped": "warn", "now warns": "warn"}
 """Kinds of changes that are better or worse; the other ones are neither."""
 

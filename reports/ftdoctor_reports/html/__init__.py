@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ftdoctor.machine import headline
 from ftdoctor_reports import embedded, tally
-from ftdoctor_reports.elements import definitions, h, page
+from ftdoctor_reports.elements import banner, definitions, h, not_redacted, page
 from ftdoctor_reports.html import evidence, findings, matrix
 from ftdoctor_reports.html import sections as other
 from ftdoctor_reports.html.findings import button
@@ -72,12 +72,11 @@ def _head(run: Run) -> ET.Element:
 
 def _banners(run: Run) -> list[ET.Element]:
     """Return what a reader must know before anything else."""
-    told = []
-    if not run.redaction.done:
-        told.append(("Not redacted.", "Look through it before you attach it: names, paths and tokens may stand in it."))
+    told = [] if run.redaction.done else [not_redacted()]
     if run.interrupted:
-        told.append(("Interrupted.", "What had been examined until then is here; what is missing was not examined."))
-    return [h("p", h("strong", "! ", head), " ", text, class_="banner") for head, text in told]
+        text = "What had been examined until then is here; what is missing was not examined."
+        told.append(banner("Interrupted.", text))
+    return told
 
 
 def _contents(sections: list[ET.Element]) -> ET.Element:

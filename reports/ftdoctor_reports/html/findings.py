@@ -128,7 +128,7 @@ def _culprit(finding: Finding) -> ET.Element | str:
 
 def _evidence(first: CellResult, finding: Finding) -> list[ET.Element]:
     """Return what was measured in the first cell: what does not hold at once, the rest folded."""
-    broken = [c for c in first.checks if not c.ok and c.level is not Level.NOTE]
+    broken = first.broken_checks
     held = [c for c in first.checks if c not in broken]
     named = f"What was measured in {cut(str(first.cell), SHORT) or 'its only cell'}"
     parts = [_checks(broken, named)] if broken else []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from ftdoctor.machine import describe
-from ftdoctor.results import CONTROL, Run, Trial, encode
+from ftdoctor.results import CONTROL, Run, Trial, dumps
 from ftdoctor.wording import count, seconds
 from ftdoctor_reports import tally
 from ftdoctor_reports.elements import definitions, h, table
@@ -32,12 +31,8 @@ def not_run(run: Run) -> ET.Element:
         items.append(h("li", f"{count(missing, 'planned cell')}: {why}"))
     none = "Every planned cell was examined." if run.planned else "No cell was planned."
     told = h("ul", *items) if items else h("p", none)
-    notes = [*run.notes]
-    if run.isolation.mode != "fork server":
-        notes.append(f"each cell ran in a fresh interpreter: {run.isolation.reason}")
-    if not run.isolation.memory_limit_enforced:
-        notes.append("memory limits could not be kept on this platform")
-    noted = [h("h3", "Notes"), h("ul", *(h("li", cut(note)) for note in notes))] if notes else []
+    notes = [h("li", cut(note)) for note in (*run.notes, *tally.apart(run))]
+    noted = [h("h3", "Notes"), h("ul", *notes)] if notes else []
     return h("section", h("h2", "What did not run, and why"), told, *noted, id="not-run")
 
 
@@ -135,7 +130,7 @@ def timings(run: Run, found: Places) -> ET.Element | None:
 
 def versions(run: Run) -> ET.Element:
     """Return versions, machine, environment and configuration, and what was taken out of them."""
-    configured = json.dumps(encode(run.configuration), indent=1, ensure_ascii=False) if run.configuration else ""
+    configured = dumps(run.configuration, indent=1) if run.configuration else ""
     return h(
         "section",
         h("h2", "Versions and machine"),

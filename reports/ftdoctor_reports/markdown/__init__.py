@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ftdoctor.machine import headline
-from ftdoctor.results import CheckRecord, Level, Outcome
+from ftdoctor.results import Outcome
 from ftdoctor.wording import count
 from ftdoctor_reports import tally
 from ftdoctor_reports.markdown.fit import Part, Shorter, fit
@@ -17,7 +17,9 @@ from ftdoctor_reports.markdown.sections import about, checked, more, sections
 from ftdoctor_reports.markdown.text import CELL, ROWS, bullets, code, details, fence, labelled, prose
 
 if TYPE_CHECKING:
-    from ftdoctor.results import CellResult, Finding, Run
+    from collections.abc import Sequence
+
+    from ftdoctor.results import CellResult, CheckRecord, Finding, Run
 
 LIMIT = 65_000
 """Bytes of UTF-8; GitHub takes 65,536 characters."""
@@ -85,7 +87,7 @@ def _first(run: Run, found: Finding) -> CellResult | None:
 
 def _body(run: Run, found: Finding, first: CellResult | None) -> str:
     """Return what a finding says before anything folded."""
-    broken = [c for c in first.checks if not c.ok and c.level is not Level.NOTE] if first else []
+    broken = first.broken_checks if first else ()
     rows = [
         ("Promise", prose(run.promises.get(found.probe, ""))),
         ("Culprit", code(str(found.culprit)) if found.culprit else "unknown: no line of a library raised it"),
@@ -100,7 +102,7 @@ def _body(run: Run, found: Finding, first: CellResult | None) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _evidence(broken: list[CheckRecord]) -> str:
+def _evidence(broken: Sequence[CheckRecord]) -> str:
     if not broken:
         return ""
     rest = f"\n\nAnd {count(len(broken) - CHECKS, 'more check')} of this cell." if broken[CHECKS:] else ""

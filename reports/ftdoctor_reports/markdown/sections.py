@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from ftdoctor.machine import describe
-from ftdoctor.results import Level, Outcome, encode
+from ftdoctor.results import Level, Outcome, dumps
 from ftdoctor.wording import count, seconds
 from ftdoctor_reports import tally
 from ftdoctor_reports.markdown.fit import Part, Shorter
@@ -118,10 +117,7 @@ def _skipped(run: Run) -> tuple[str, str]:
     curves, masks = (sum(len(getattr(r, name)) for r in run.results) for name in ("curves", "label_masks"))
     if curves or masks:
         lines.append(f"Note: {count(curves, 'curve')} and {count(masks, 'label mask')} are in the HTML report")
-    if run.isolation.mode == "fresh interpreters":
-        lines.append(f"Note: each cell ran in a fresh interpreter: {prose(run.isolation.reason)}")
-    if not run.isolation.memory_limit_enforced:
-        lines.append("Note: memory limits could not be kept on this platform")
+    lines += [f"Note: {prose(note)}" for note in tally.apart(run)]
     return f"Skipped ({count(len(run.skipped), 'cell')}) and noted", bullets(lines) + more(reasons)
 
 
@@ -177,5 +173,5 @@ def _pairs(values: Mapping[str, str]) -> str:
 
 
 def _configuration(run: Run) -> tuple[str, str]:
-    text = json.dumps(encode(run.configuration), indent=1, ensure_ascii=False, default=str) if run.configuration else ""
+    text = dumps(run.configuration, indent=1, default=str) if run.configuration else ""
     return "Configuration", fence(text, "json") if text else ""
