@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,19 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "stack" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="the fine-tuning stack is not installed"))
+
+
+@pytest.fixture
+def wait_for():
+    """Wait until a condition holds."""
+
+    def wait(condition, seconds=30.0):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen in time"
+            time.sleep(0.02)
+
+    return wait
 
 
 LIGHT = """

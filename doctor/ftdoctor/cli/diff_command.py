@@ -62,7 +62,7 @@ def _names(a: str, b: str) -> tuple[str, str]:
 
 def _write(difference: Difference, asked: Mapping[str, str]) -> bool:
     """Write every form that was asked for, and return whether all of them were; what was not is told."""
-    from ftdoctor.cli.formats import put
+    from ftdoctor.cli.formats import put_each
     from ftdoctor.results import dumps
     from ftdoctor_reports.difference import markdown, page
 
@@ -71,17 +71,13 @@ def _write(difference: Difference, asked: Mapping[str, str]) -> bool:
         "markdown": markdown.render,
         "html": page.render,
     }
-    lost = False
-    for name, path in sorted(asked.items(), key=lambda item: item[1] == "-"):
-        try:
-            put(path, render[name](difference))
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            lost = True
-            shown = "Standard output" if path == "-" else path
-            click.echo(f"ftdoctor: {shown} cannot be written ({error.strerror}); name another file.", err=True)
-    return not lost
+    failed = put_each(asked, lambda name: render[name](difference))
+    for _, path, error in failed:
+        if not isinstance(error, OSError):
+            raise error
+        shown = "Standard output" if path == "-" else path
+        click.echo(f"ftdoctor: {shown} cannot be written ({error.strerror}); name another file.", err=True)
+    return not failed
 
 
 def _print(difference: Difference, quiet: bool) -> None:

@@ -183,26 +183,50 @@ def write(run: Run, asked: Mapping[str, str], say: Callable[[str], None], kept: 
         say: is told each file that was written.
         kept: a file that holds the run already.
     """
-    lost = []
-    for name, path in sorted(asked.items(), key=lambda item: item[1] == "-"):
-        try:
-            text = importlib.import_module(f"ftdoctor_reports.{name}").render(run)
-            put(path, text)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            shown = "on standard output" if path == "-" else path
-            lost.append(f"the report {shown} could not be written ({error.strerror})")
-        except Exception as error:  # noqa: BLE001 - a fault of one form must not take the others away
-            lost.append(
-                f"the {name} report could not be made ({type(error).__name__}: {error}); this is a bug of ftdoctor"
-            )
-        else:
-            if path != "-":
-                say(f"report: {path}")
+    lost = [
+        _sentence(name, path, error)
+        for name, path, error in put_each(
+            asked, lambda name: _form(name).render(run), lambda path: say(f"report: {path}")
+        )
+    ]
     if lost:
         _rescue(run, lost, kept)
     return not lost
+
+
+def _form(name: str) -> Any:
+    return importlib.import_module(f"ftdoctor_reports.{name}")
+
+
+def _sentence(name: str, path: str, error: Exception) -> str:
+    """Say that a form could not be written, or not even be made."""
+    if isinstance(error, OSError):
+        return f"the report {'on standard output' if path == '-' else path} could not be written ({error.strerror})"
+    return f"the {name} report could not be made ({type(error).__name__}: {error}); this is a bug of ftdoctor"
+
+
+def put_each(
+    asked: Mapping[str, str], render: Callable[[str], str], say: Callable[[str], None] = lambda _: None
+) -> list[tuple[str, str, Exception]]:
+    """Write each form to its place, standard output last; return those that failed, with their places and why.
+
+    Args:
+        asked: form to path.
+        render: makes the text of a form.
+        say: is told each file that was written.
+    """
+    failed: list[tuple[str, str, Exception]] = []
+    for name, path in sorted(asked.items(), key=lambda item: item[1] == "-"):
+        try:
+            put(path, render(name))
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a fault of one form must not take the others away
+            failed.append((name, path, error))
+        else:
+            if path != "-":
+                say(path)
+    return failed
 
 
 def put(path: str, text: str) -> None:

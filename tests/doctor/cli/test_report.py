@@ -12,13 +12,6 @@ import pytest
 PREVIOUS = Path(__file__).parents[2] / "reports" / "data" / "report-1.json"
 
 
-def wait_for(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def test_every_form_of_a_document_of_before(ftdoctor, tmp_path):
     """Of the previous schema; one of them to standard output, what is said to standard error."""
     done = ftdoctor("report", str(PREVIOUS), "--html", "a/r.html", "--markdown", "r.md", "--junit", "r.xml", "--json")
@@ -59,7 +52,7 @@ def test_the_last_run_needs_no_name(unruly, ftdoctor, tmp_path):
     assert json.loads((tmp_path / "checked.json").read_text()) == json.loads((tmp_path / "report.json").read_text())
 
 
-def test_of_a_killed_run_there_is_what_it_had(unruly, ftdoctor, state_folder, tmp_path):
+def test_of_a_killed_run_there_is_what_it_had(unruly, ftdoctor, state_folder, tmp_path, wait_for):
     """Out of its journal; what did not run says why."""
     run = ftdoctor("check", "--probe", "slow", "--probe", "healthy", "--jobs", "1", light=True, start=True)
     wait_for(lambda: any(p.read_text().count('"result"') >= 2 for p in state_folder.glob("runs/*/journal.jsonl")))
@@ -111,7 +104,7 @@ def test_the_schema_is_printed(ftdoctor):
     assert json.loads(done.stdout)["title"] == "A run of ftdoctor (ftdoctor/2)"
 
 
-def test_a_second_interrupt_does_not_take_the_report_away(unruly, ftdoctor, state_folder, tmp_path):
+def test_a_second_interrupt_does_not_take_the_report_away(unruly, ftdoctor, state_folder, tmp_path, wait_for):
     """Who presses Ctrl-C twice still has what there was."""
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     run = ftdoctor(
@@ -129,7 +122,7 @@ def test_a_second_interrupt_does_not_take_the_report_away(unruly, ftdoctor, stat
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_run_that_is_ended_from_outside_leaves_its_report(unruly, ftdoctor, state_folder, tmp_path, name):
+def test_a_run_that_is_ended_from_outside_leaves_its_report(unruly, ftdoctor, state_folder, tmp_path, name, wait_for):
     """By whoever shuts the machine down, or by a connection that breaks."""
     number = getattr(signal, name)
     before = signal.signal(number, signal.SIG_DFL)  # what the tests were started by may have made it ignored

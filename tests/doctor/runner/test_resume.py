@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -15,14 +14,6 @@ from ftdoctor.results import Cell, CellResult, Outcome
 from ftdoctor.runner.journal import Journal
 
 CHOICE = ("check", "--probe", "slow", "--probe", "healthy", "--jobs", "1", "--json", "report.json")
-
-
-def wait_for(condition, seconds=30.0):
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def told(path):
@@ -36,7 +27,9 @@ def told(path):
     return report
 
 
-def test_a_run_killed_in_the_middle_is_finished_with_the_same_results(unruly, ftdoctor, state_folder, tmp_path):
+def test_a_run_killed_in_the_middle_is_finished_with_the_same_results(
+    unruly, ftdoctor, state_folder, tmp_path, wait_for
+):
     """`kill -9` of the whole run, then `--resume`: the report is that of a run that was not killed."""
     assert ftdoctor(*CHOICE, light=True).returncode == 0
     whole = told(tmp_path / "report.json")
@@ -53,7 +46,7 @@ def test_a_run_killed_in_the_middle_is_finished_with_the_same_results(unruly, ft
     assert resumed.stderr.count("passed") < len(whole["results"]), "it ran everything again"
 
 
-def test_the_cells_of_a_killed_run_end_with_it(unruly, ftdoctor):
+def test_the_cells_of_a_killed_run_end_with_it(unruly, ftdoctor, wait_for):
     """Nothing goes on computing for a run that is gone."""
     run = ftdoctor("check", "--probe", "hangs", light=True, start=True)
     wait_for(lambda: "hangs" in hosts_of(run.pid) or len(hosts_of(run.pid).split()) > 1)
@@ -85,7 +78,7 @@ def alive(pid):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
-def test_an_interrupted_run_reports_what_it_has(unruly, ftdoctor, state_folder, tmp_path, number):
+def test_an_interrupted_run_reports_what_it_has(unruly, ftdoctor, state_folder, tmp_path, number, wait_for):
     """The verdict says that it was interrupted, the rest is skipped with that reason, and it can be resumed."""
     # A shell makes what it starts in the background ignore Ctrl-C, and its children with it: these tests too, maybe.
     before = signal.signal(number, signal.SIG_DFL)
